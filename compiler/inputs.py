@@ -1,0 +1,45 @@
+"""What the passes read: both manifests, policy, placement and options, with their places in files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tranship.schema.codec import Source, digest, dump
+from tranship.schema.diagnostics import Location
+from tranship.schema.manifest import Manifest, Side
+from tranship.schema.placement import Placement
+from tranship.schema.plan import PlanSide
+from tranship.schema.policy import Policy
+from tranship.schema.transfer import Options
+
+POLICY = "policy"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides a plan. `sources` finds lines for "sender", "receiver", "policy"."""
+
+    sender: Manifest
+    receiver: Manifest
+    policy: Policy | None = None
+    placement: Placement | None = None
+    options: Options = Options()
+    sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
+
+    def at(self, document: str, pointer: str) -> Location:
+        """Where `pointer` lies in the named input."""
+        source = self.sources.get(document)
+        return source.locate(pointer) if source else Location(document, pointer)
+
+    def manifest(self, side: Side) -> Manifest:
+        """The manifest of one side."""
+        return self.sender if side is Side.SENDER else self.receiver
+
+
+def plan_side(manifest: Manifest) -> PlanSide:
+    """What a plan repeats of a manifest: its digest, axes and tables."""
+    return PlanSide(
+        manifest=digest(dump(manifest)),
+        world_size=manifest.world_size,
+        axes=manifest.axes,
+        tables=manifest.tables,
+    )

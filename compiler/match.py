@@ -1,0 +1,258 @@
+"""Pass 1: pair every receiver piece with the sender pieces that hold the same logical tensors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import networkx as nx
+
+from tranship.compiler.holders import Holder, Indices, common_indices, holders, rename, tensor_shapes
+from tranship.compiler.inputs import POLICY, Inputs, plan_side
+from tranship.schema import indexset
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
+from tranship.schema.manifest import Manifest, Side, TensorFamily
+from tranship.schema.mesh import RANK
+from tranship.schema.nearest import nearest
+from tranship.schema.plan import UnusedTensor
+from tranship.schema.template import parse_template, template_text
+
+Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A receiver piece and one sender piece that hold tensors of one name, over `indices`.
+
+    `source` is the sender's name for them where it differs: the tensor they are tied to.
+    """
+
+    tensor: str
+    source: str | None
+    shape: tuple[int, ...]
+    indices: Indices
+    sender: Holder
+    receiver: Holder
+
+
+@dataclass(frozen=True)
+class Matched:
+    """All matches, and the sender tensors that the policy lets go unused."""
+
+    matches: tuple[Match, ...]
+    unused: tuple[UnusedTensor, ...]
+
+
+def match(inputs: Inputs) -> Matched:
+    """Pair the two sides' pieces by tensor name.
+
+    Raises:
+        DiagnosticError: TS201 a receiver tensor that the sender lacks, TS202 a sender tensor that
+            nobody takes, TS203 two global shapes, TS204 a policy line that excuses nothing.
+    """
+    senders = holders(inputs.sender, plan_side(inputs.sender))
+    receivers = holders(inputs.receiver, plan_side(inputs.receiver))
+    graph = _name_graph(inputs, senders, receivers)
+    matches = tuple(
+        found
+        for receiver in receivers
+        for sender in senders
+        if graph.has_edge((Side.SENDER, sender.tensor.texts), (Side.RECEIVER, receiver.tensor.texts))
+        for found in _pairs(inputs, sender, receiver)
+    )
+    unused, problems = _unused(inputs, senders, matches)
+    problems += _missing(inputs, receivers, senders, matches) + _shapes(inputs, matches)
+    if problems:
+        raise DiagnosticError(problems)
+    return Matched(matches, unused)
+
+
+def _name_graph(
+    inputs: Inputs, senders: tuple[Holder, ...], receivers: tuple[Holder, ...]
+) -> "nx.Graph[tuple[Side, Texts]]":
+    """Bipartite graph of tensor families: an edge where the sender's holds the receiver's value."""
+    graph: nx.Graph[tuple[Side, Texts]] = nx.Graph()
+    held = {holder.tensor.texts for holder in senders}
+    ties = _ties(inputs)
+    for texts in {holder.tensor.texts for holder in receivers}:
+        own = texts if texts in held else ties.get(texts)
+        if own in held:
+            graph.add_edge((Side.SENDER, own), (Side.RECEIVER, texts))
+    return graph
+
+
+def _ties(inputs: Inputs) -> dict[Texts, Texts]:
+    """Names of tied tensors to the names of what they are tied to, on either side."""
+    return {
+        parse_template(family.name).texts: parse_template(family.tied_to).texts
+        for manifest in (inputs.receiver, inputs.sender)
+        for family in manifest.tensors
+        if family.tied_to is not None
+    }
+
+
+def _pairs(inputs: Inputs, sender: Holder, receiver: Holder) -> Iterator[Match]:
+    """The match of two holders whose names agree, if they share an index assignment."""
+    receiver = _clear_names(inputs, receiver)
+    names = dict(zip(sender.tensor.index_names, receiver.tensor.index_names, strict=True))
+    sender = rename(_clear_extras(sender, set(names.values())), names)
+    indices = common_indices(receiver.indices, sender.indices)
+    if indices is None:
+        return
+    tied = sender.tensor.texts != receiver.tensor.texts
+    yield Match(
+        tensor=template_text(receiver.tensor),
+        source=template_text(sender.tensor) if tied else None,
+        shape=family_of(inputs.receiver, receiver).shape,
+        indices=indices,
+        sender=sender,
+        receiver=receiver,
+    )
+
+
+def _clear_names(inputs: Inputs, receiver: Holder) -> Holder:
+    """Rename the receiver's tensor indices where the sender has an axis of that name."""
+    taken = {axis.name for side in Side for axis in inputs.manifest(side).axes} | {RANK}
+    return rename(receiver, {name: f"{name}_index" for name in receiver.indices if name in taken})
+
+
+def _clear_extras(sender: Holder, taken: set[str]) -> Holder:
+    """Rename the sender's own indices where an edge index has that name."""
+    return rename(sender, {name: f"sender_{name}" for name in sender.half.indices if name in taken})
+
+
+def family_of(manifest: Manifest, holder: Holder) -> TensorFamily:
+    """The declared tensor family that a holder's tensors belong to."""
+    return tensor_shapes(manifest)[holder.tensor.texts][0]
+
+
+def _points(indices: Indices) -> set[tuple[int, ...]]:
+    points: set[tuple[int, ...]] = {()}
+    for text in indices.values():
+        members = indexset.parse(text)
+        points = {(*point, member) for point in points for member in members}
+    return points
+
+
+def _missing(
+    inputs: Inputs,
+    receivers: tuple[Holder, ...],
+    senders: tuple[Holder, ...],
+    matches: tuple[Match, ...],
+) -> list[Diagnostic]:
+    """TS201: receiver tensors without any sender piece."""
+    problems: list[Diagnostic] = []
+    for receiver in receivers:
+        covered = [m for m in matches if m.receiver.pointer == receiver.pointer]
+        left = _points(receiver.indices).difference(*(_points(m.indices) for m in covered))
+        if left:
+            problems.append(_missing_diagnostic(inputs, receiver, senders, sorted(left)))
+    return problems
+
+
+def _missing_diagnostic(
+    inputs: Inputs, receiver: Holder, senders: tuple[Holder, ...], left: list[tuple[int, ...]]
+) -> Diagnostic:
+    name = template_text(receiver.tensor)
+    known = {template_text(holder.tensor): holder for holder in senders}
+    shape = list(family_of(inputs.receiver, receiver).shape)
+    labels = tuple(
+        Label(
+            inputs.at("sender", known[near].pointer),
+            f"{near} {list(family_of(inputs.sender, known[near]).shape)} is close",
+        )
+        for near in nearest(name, known)
+    )
+    some = "" if not receiver.indices else f" ({len(left)} of {len(_points(receiver.indices))})"
+    first = dict(zip(receiver.indices, left[0], strict=True))
+    return Diagnostic(
+        code="TS201",
+        message=f"no sender piece holds {name}{some}",
+        at=inputs.at("receiver", receiver.pointer),
+        expected=f"a sender piece of {name} {shape}",
+        found="none" if not first else f"none for {', '.join(f'{k} {v}' for k, v in first.items())}",
+        labels=labels,
+        help="declare the tensor on the sender, or declare the receiver's buffer constant or derived",
+    )
+
+
+def _shapes(inputs: Inputs, matches: tuple[Match, ...]) -> list[Diagnostic]:
+    """TS203: matched tensors whose global shapes differ."""
+    problems: list[Diagnostic] = []
+    for found in {(m.tensor, m.sender.pointer): m for m in matches}.values():
+        theirs = family_of(inputs.sender, found.sender).shape
+        if theirs != found.shape:
+            problems.append(
+                Diagnostic(
+                    code="TS203",
+                    message=f"the two sides give {found.tensor} different shapes",
+                    at=inputs.at("receiver", found.receiver.pointer),
+                    expected=f"{list(theirs)} (sender)",
+                    found=f"{list(found.shape)} (receiver)",
+                    labels=(Label(inputs.at("sender", found.sender.pointer), "held here"),),
+                    help="declare true sizes on both sides and padding as fills",
+                )
+            )
+    return problems
+
+
+def _unused(
+    inputs: Inputs, senders: tuple[Holder, ...], matches: tuple[Match, ...]
+) -> tuple[tuple[UnusedTensor, ...], list[Diagnostic]]:
+    """TS202 and TS204: sender tensors that no receiver takes, and idle excuses."""
+    lines = inputs.policy.unused if inputs.policy else ()
+    excused: list[UnusedTensor] = []
+    problems: list[Diagnostic] = []
+    worked: set[int] = set()
+    for name, pointer in _left_over(senders, matches):
+        hits = [n for n, line in enumerate(lines) if fnmatchcase(name, _pattern(line.tensors))]
+        worked.update(hits)
+        if hits:
+            excused.append(UnusedTensor(tensor=name, reason=lines[hits[0]].reason))
+        else:
+            problems.append(_unused_diagnostic(inputs, name, pointer))
+    for number in sorted(set(range(len(lines))) - worked):
+        problems.append(
+            Diagnostic(
+                code="TS204",
+                message=f"the policy excuses {lines[number].tensors}, and nothing goes unused by it",
+                at=inputs.at(POLICY, f"/unused/{number}"),
+                help="remove the line, or correct its pattern",
+            )
+        )
+    return tuple(dict.fromkeys(excused)), problems
+
+
+def _left_over(
+    senders: tuple[Holder, ...], matches: tuple[Match, ...]
+) -> Iterator[tuple[str, str]]:
+    """Names (with the indices that are left) of sender tensors in no match, and where they are."""
+    used: dict[Texts, set[tuple[int, ...]]] = {}
+    for found in matches:
+        used.setdefault(found.sender.tensor.texts, set()).update(_points(found.indices))
+    seen: set[str] = set()
+    for sender in senders:
+        left = _points(sender.indices) - used.get(sender.tensor.texts, set())
+        name = template_text(sender.tensor)
+        if left and name not in seen:
+            seen.add(name)
+            yield name, sender.pointer
+
+
+def _pattern(text: str) -> str:
+    """Escape everything but `*` for fnmatch."""
+    return text.replace("[", "[[]").replace("?", "[?]")
+
+
+def _unused_diagnostic(inputs: Inputs, name: str, pointer: str) -> Diagnostic:
+    return Diagnostic(
+        code="TS202",
+        message=f"the sender holds {name}, and no receiver buffer takes it",
+        at=inputs.at("sender", pointer),
+        help="declare the receiver's buffer, or excuse it in the policy",
+        suggestion=f'{{"tensors": "{name}", "reason": "..."}}',
+    )
+
+
+def with_indices(found: Match, indices: Indices) -> Match:
+    """The same match over fewer indices."""
+    return replace(found, indices=indices)

@@ -1,0 +1,1 @@
+"""What is declared: manifests, encodings, pieces, policies, plans and diagnostics."""

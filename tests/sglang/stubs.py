@@ -1,0 +1,112 @@
+"""Inert stand-ins for packages that SGLang imports but does not use to build and load a model."""
+
+import importlib.abc
+import importlib.machinery
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+
+class Inert:
+    """An object that can be called, subscripted and asked for attributes, and does nothing."""
+
+    def __init__(self, name: str) -> None:
+        self._inert_name = name
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Return the argument when used as a decorator, else another inert object."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], types.FunctionType | type):
+            return args[0]
+        return Inert(f"{self._inert_name}()")
+
+    def __getattr__(self, name: str) -> "Inert":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Inert(f"{self._inert_name}.{name}")
+
+    def __getitem__(self, key: object) -> "Inert":
+        return self
+
+    def __or__(self, other: object) -> "Inert":
+        return self
+
+    def __ror__(self, other: object) -> "Inert":
+        return self
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(())
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __mro_entries__(self, bases: tuple[type, ...]) -> tuple[type, ...]:
+        return (object,)
+
+    def __repr__(self) -> str:
+        return f"<inert {self._inert_name}>"
+
+
+class InertModule(types.ModuleType):
+    """A module in which every name exists: capitalized names are classes, others are inert."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = _inert_class(name) if name[:1].isupper() else Inert(f"{self.__name__}.{name}")
+        setattr(self, name, value)
+        return value
+
+
+def _inert_class(name: str) -> type:
+    def accept_anything(self: object, *args: object, **kwargs: object) -> None:
+        pass
+
+    return type(name, (), {"__init__": accept_anything})
+
+
+class InertFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds an inert module for every import below the given top-level names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] not in self.names:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return InertModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__version__ = "0"
+
+
+def install(names: Iterable[str]) -> None:
+    """Let imports of the packages `names` that are not installed succeed with inert modules.
+
+    Transformers caches which optional packages exist; it is asked first, lest it take a stand-in
+    for the package.
+    """
+    _let_transformers_look_around()
+    sys.meta_path.append(InertFinder(names))
+
+
+def _let_transformers_look_around() -> None:
+    import transformers.utils.import_utils as import_utils
+
+    probes: list[tuple[str, Callable[..., object]]] = inspect.getmembers(
+        import_utils, inspect.isroutine
+    )
+    for name, probe in probes:
+        if name.startswith("is_") and name.endswith("_available"):
+            try:
+                probe()
+            except (ImportError, TypeError):  # a probe with arguments is not one of a package
+                continue
