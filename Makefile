@@ -12,8 +12,7 @@
 # Variables, as `make test NAME=value` or from the environment:
 #   PYTHON       interpreter for the environment (default: the newest suitable one found)
 #   VENV         where the environment lies (default: .venv)
-#   PIP_ARGS     more arguments for pip install, such as a mirror; torch without CUDA, smaller by
-#                gigabytes: PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   PIP_ARGS     more arguments for pip install, such as an index that has torch without CUDA
 #   PYTEST_ARGS  more arguments for pytest, such as PYTEST_ARGS="-m gpu -n 0"
 
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))

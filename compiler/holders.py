@@ -109,7 +109,11 @@ def _product(left: IntExpression, right: IntExpression) -> IntExpression:
 def piece_strides(buffer: BufferFamily, piece: Piece) -> tuple[IntExpression, ...]:
     """The piece's strides; by default the last ones of its buffer."""
     dims = len(piece.start)
-    return piece.strides if piece.strides is not None else buffer_strides(buffer)[len(buffer.shape) - dims :]
+    return (
+        piece.strides
+        if piece.strides is not None
+        else buffer_strides(buffer)[len(buffer.shape) - dims :]
+    )
 
 
 def rename(holder: Holder, names: Names) -> Holder:

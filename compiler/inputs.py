@@ -1,4 +1,4 @@
-"""What the passes read: both manifests, policy, placement and options, with their places in files."""
+"""What the passes read: manifests, policy, placement and options, with their places in files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Inputs:
     receiver: Manifest
     policy: Policy | None = None
     placement: Placement | None = None
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     sources: Mapping[str, Source] = field(default_factory=dict[str, Source])
 
     def at(self, document: str, pointer: str) -> Location:

@@ -1,12 +1,19 @@
 """Pass 1: pair every receiver piece with the sender pieces that hold the same logical tensors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import networkx as nx
 
-from tranship.compiler.holders import Holder, Indices, common_indices, holders, rename, tensor_shapes
+from tranship.compiler.holders import (
+    Holder,
+    Indices,
+    common_indices,
+    holders,
+    rename,
+    tensor_shapes,
+)
 from tranship.compiler.inputs import POLICY, Inputs, plan_side
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
@@ -56,7 +63,9 @@ def match(inputs: Inputs) -> Matched:
         found
         for receiver in receivers
         for sender in senders
-        if graph.has_edge((Side.SENDER, sender.tensor.texts), (Side.RECEIVER, receiver.tensor.texts))
+        if graph.has_edge(
+            (Side.SENDER, sender.tensor.texts), (Side.RECEIVER, receiver.tensor.texts)
+        )
         for found in _pairs(inputs, sender, receiver)
     )
     unused, problems = _unused(inputs, senders, matches)
@@ -169,9 +178,11 @@ def _missing_diagnostic(
         message=f"no sender piece holds {name}{some}",
         at=inputs.at("receiver", receiver.pointer),
         expected=f"a sender piece of {name} {shape}",
-        found="none" if not first else f"none for {', '.join(f'{k} {v}' for k, v in first.items())}",
+        found="none"
+        if not first
+        else f"none for {', '.join(f'{k} {v}' for k, v in first.items())}",
         labels=labels,
-        help="declare the tensor on the sender, or declare the receiver's buffer constant or derived",
+        help="declare it on the sender, or declare the receiver's buffer constant or derived",
     )
 
 
@@ -214,7 +225,7 @@ def _unused(
         problems.append(
             Diagnostic(
                 code="TS204",
-                message=f"the policy excuses {lines[number].tensors}, and nothing goes unused by it",
+                message=f"the policy excuses {lines[number].tensors}, but none goes unused",
                 at=inputs.at(POLICY, f"/unused/{number}"),
                 help="remove the line, or correct its pattern",
             )
@@ -251,8 +262,3 @@ def _unused_diagnostic(inputs: Inputs, name: str, pointer: str) -> Diagnostic:
         help="declare the receiver's buffer, or excuse it in the policy",
         suggestion=f'{{"tensors": "{name}", "reason": "..."}}',
     )
-
-
-def with_indices(found: Match, indices: Indices) -> Match:
-    """The same match over fewer indices."""
-    return replace(found, indices=indices)

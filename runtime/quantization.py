@@ -1,18 +1,18 @@
 """Block quantization to FP8 in plain torch: the arithmetic that every kernel must reproduce.
 
 A *cell* is one block of the scale grid, as far as the given values reach into it. All functions
-take tensors of any number of dims and a `block` with one entry per dim. They run on CPU and CUDA
-tensors with the same bits on both, which takes care in two places, because torch on CUDA does
-not compute what its Python source seems to say (torch 2.11 and 2.13):
+take tensors of any number of dims and a `block` with one entry per dim. They give the same bits
+on CPU and CUDA, and the bits that the formulas' sources give on CUDA. That takes care in two
+places, because torch does not compute what those sources seem to say (seen with 2.11 on CUDA):
 
-- `amax / 448.0` multiplies by `float32(1 / 448)`. The division proper, which torch does on the
-  CPU, gives another scale for more than half of all bfloat16 amax values.
+- `amax / 448.0` on CUDA multiplies by `float32(1 / 448)`. The same line on the CPU gives another
+  scale for more than half of all bfloat16 amax values.
 - `448.0 / amax` is `(1 / amax) * 448.0` on both devices, rounded twice.
 
 Values that are not finite poison their whole cell: the scale is not finite and every code is the
-NaN code 0x7f. The sources of the formulas agree with this for NaN. For an infinity they leave
-code 0 at its finite neighbours, and `power_of_two` as SGLang 0.5.23 has it turns NaN and
-infinity alike into the finite scale 2 ** 127: there a broken weight passes every scan of scales.
+NaN code 0x7f. For NaN the sources agree; for infinity they give an infinite scale, but code 0 at
+its finite neighbours. SGLang 0.5.23's power-of-two form differs: it turns NaN and infinity alike
+into the finite scale 2 ** 127, with which a broken weight passes every scan of the scales.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Files in and out: strict JSON and TOML to checked models, models to canonical bytes.
 
 Whatever bytes a file holds, reading it ends in a value or in a `DiagnosticError`. What is written
-is a function of the value alone, so that equal values have equal digests.
+is a function of the value alone, down to the order of mappings.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
@@ -60,7 +60,7 @@ class Document(Generic[M]):
     """A file that was read: its checked value, its text, and the digest of the value.
 
     `digest` is that of `dump(value)`: it does not change with the layout of the file, the order
-    of its fields, or defaults that are spelled out.
+    of its fields, or defaults that are spelled out. The order of a mapping's entries does count.
     """
 
     value: M
@@ -106,8 +106,8 @@ def _reason(error: OSError | ValueError) -> str:
     return (text or str(error)).lower()
 
 
-def _fail(code: str, message: str, at: Location, help_text: str | None = None) -> NoReturn:
-    raise DiagnosticError([Diagnostic(code, message, at, help=help_text)]) from None
+def _fail(code: str, message: str, at: Location) -> NoReturn:
+    raise DiagnosticError([Diagnostic(code, message, at)]) from None
 
 
 def parse_json(text: str, file: str) -> object:
@@ -197,10 +197,10 @@ def _refuse(found: Sequence[T], report: Callable[[T], Diagnostic], file: str) ->
 def parse_toml(text: str, file: str) -> object:
     """Parse one TOML document into the values that JSON has too.
 
-    Refuses dates and times, besides what `parse_json` refuses.
+    Refuses dates and times, and what `parse_json` refuses. Places are found if `file` ends in .toml.
 
     Raises:
-        DiagnosticError: TS103 to TS106, TS108, TS112.
+        DiagnosticError: TS104 to TS106, TS108, TS112.
     """
     source = Source(file, text)
     _check_start(source, "TS106", too_deep_toml)
@@ -275,7 +275,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(path: str) -> Iterator[None]:
+def _removed_on_failure(path: str) -> Generator[None]:
     try:
         yield
     except BaseException:

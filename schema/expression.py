@@ -243,7 +243,9 @@ def _look_up(table: str, index: Value, lookup: Mapping[str, IntArray]) -> Value:
     values = lookup[table]
     low, high = (int(np.min(index)), int(np.max(index))) if np.size(index) else (0, 0)
     if np.size(index) and not (0 <= low <= high < len(values)):
-        raise ExpressionError(f"{table}[{low if low < 0 else high}] is outside its {len(values)} entries")
+        raise ExpressionError(
+            f"{table}[{low if low < 0 else high}] is outside its {len(values)} entries"
+        )
     result = values[index]
     return result if isinstance(result, np.ndarray) else int(result)
 
@@ -256,7 +258,8 @@ def interval(
     """Bound the values of `expression` from below and above, in exact Python integers.
 
     Raises:
-        ExpressionError: an unknown name, an index that may leave its table, or a bound beyond LIMIT.
+        ExpressionError: an unknown name, an index that may leave its table, or a bound that is
+            LIMIT or more.
     """
     bounds = _interval(expression, ranges, lookup)
     if not (-LIMIT < bounds[0] <= bounds[1] < LIMIT):

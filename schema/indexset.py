@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 
-PATTERN = r"^[0-9]{1,9}(\.\.[0-9]{1,9}(:[0-9]{1,9})?)?(,[0-9]{1,9}(\.\.[0-9]{1,9}(:[0-9]{1,9})?)?)*$"
+PATTERN = (
+    r"^[0-9]{1,9}(\.\.[0-9]{1,9}(:[0-9]{1,9})?)?(,[0-9]{1,9}(\.\.[0-9]{1,9}(:[0-9]{1,9})?)?)*$"
+)
 """Regular expression of the text form, for the published schemas."""
 
 MAX_MEMBERS = 1_000_000
@@ -27,7 +30,7 @@ def parse(text: str) -> tuple[int, ...]:
     members: list[int] = []
     for item in text.split(","):
         members.extend(_item(item, MAX_MEMBERS - len(members)))
-    if any(b <= a for a, b in zip(members, members[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(members)):
         raise IndexSetError("members must be strictly ascending")
     return tuple(members)
 

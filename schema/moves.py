@@ -24,7 +24,7 @@ Environment = dict[str, IntArray]
 
 @dataclass(frozen=True, slots=True)
 class ScaleMap:
-    """Where the scales of instances lie: blocks `start`, `extent` and `strides` `[n, d]`, `offset` `[n]`."""
+    """Where scales lie: `start` and `extent` in blocks, `strides` `[n, d]`, and `offset` `[n]`."""
 
     start: IntArray
     extent: IntArray
@@ -74,13 +74,16 @@ class Instances:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """The moves of one edge: row `i` moves `region` `i` from `sender` row `i` to `receiver` row `i`.
+    """The moves of one edge: row `i` takes `region` `i` from `sender` `i` to `receiver` `i`.
 
-    For an amax edge the region is what the sender reads to bound its part of every block.
+    `wanted` is what the receiver wants of its box in this edge: the box itself, grown to whole
+    blocks for an amax edge, cut by the edge's window. For an amax edge the region is what the
+    sender reads to bound its part of every block.
     """
 
     edge: int
     region: Boxes
+    wanted: Boxes
     sender: Instances
     receiver: Instances
     round: IntArray
@@ -90,6 +93,7 @@ class Moves:
         return Moves(
             self.edge,
             self.region.take(index),
+            self.wanted.take(index),
             self.sender.take(index),
             self.receiver.take(index),
             self.round[index],
@@ -187,8 +191,9 @@ def _columns(
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """Sender instances grouped by equal box of equal tensor: group `g` is rows `first[g]` on,
-    `count[g]` of them in ascending rank order; `instances` is sorted so.
+    """Sender instances grouped by equal box of equal tensor.
+
+    Group `g` is rows `first[g]` on, `count[g]` of them in ascending rank order.
     """
 
     instances: Instances
@@ -231,14 +236,14 @@ def edge_moves(plan: TransferPlan, number: int, receivers: IntArray | None = Non
     target = half_instances(edge.receiver, edge.indices, plan.receiver, receivers)
     row, group = _join(target.point, source.point)
     wanted = target.take(row)
-    region = intersect(source.instances.box.take(source.first[group]), _wanted_box(edge, wanted))
-    region = _clip_to_window(edge, region, wanted, plan)
+    box = _wanted_box(plan, edge, wanted)
+    region = intersect(source.instances.box.take(source.first[group]), box)
     kept = np.flatnonzero(region.occupied)
-    wanted, region, group = wanted.take(kept), region.take(kept), group[kept]
+    wanted, region, box, group = wanted.take(kept), region.take(kept), box.take(kept), group[kept]
     sender = _choose(plan, edge, source, group, wanted)
     rounds = np.empty(len(kept), dtype=np.int64)
     rounds[:] = evaluate(parse(edge.round), wanted.environment, table_arrays(plan.schedule))
-    return Moves(number, region, sender, wanted, rounds)
+    return Moves(number, region, box, sender, wanted, rounds)
 
 
 def _join(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
@@ -250,24 +255,22 @@ def _join(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
     return rows, np.arange(len(rows), dtype=np.int64) - before[rows] + low[rows]
 
 
-def _wanted_box(edge: Edge, wanted: Instances) -> Boxes:
+def _wanted_box(plan: TransferPlan, edge: Edge, wanted: Instances) -> Boxes:
+    """The receiver's boxes, whole blocks of them for an amax edge, cut by the edge's window."""
     block = edge_block(edge)
+    box = wanted.box
     if edge.op is Op.AMAX and block:
-        return grow_to_cells(wanted.box, wanted.origin, block, edge.shape)
-    return wanted.box
-
-
-def _clip_to_window(edge: Edge, region: Boxes, wanted: Instances, plan: TransferPlan) -> Boxes:
+        box = grow_to_cells(box, wanted.origin, block, edge.shape)
     if edge.window is None:
-        return region
+        return box
     lookup = table_arrays(plan.receiver.tables)
-    rows = len(region.start)
+    rows = len(box.start)
     window = Boxes(
         _columns(edge.window.start, wanted.environment, lookup, rows),
         _columns(edge.window.extent, wanted.environment, lookup, rows),
         (1,) * len(edge.shape),
     )
-    return intersect(region, window)
+    return intersect(box, window)
 
 
 def _choose(
@@ -309,8 +312,10 @@ def _distance(plan: TransferPlan, senders: IntArray, receivers: IntArray) -> Int
     for seat, ranks in ((plan.seats.sender, senders), (plan.seats.receiver, receivers)):
         environment: Environment = {"rank": ranks}
         ends.append(
-            [np.broadcast_to(evaluate(parse(entry), environment, {}), ranks.shape)
-             for entry in (seat.host, seat.device)]
+            [
+                np.broadcast_to(evaluate(parse(entry), environment, {}), ranks.shape)
+                for entry in (seat.host, seat.device)
+            ]
         )
     same_host = ends[0][0] == ends[1][0]
     same_device = same_host & (ends[0][1] == ends[1][1])

@@ -60,14 +60,17 @@ class Source:
         return scan_toml(self.text) if self.file.lower().endswith(".toml") else scan_json(self.text)
 
     def locate(self, pointer: str) -> Location:
-        """Find the value at `pointer`, or the nearest thing around it that exists."""
+        """Find the value at `pointer`, or the nearest thing around it that exists.
+
+        Without any text the location is the pointer alone.
+        """
         found, node = self._find(pointer)
-        return self.at_offset(node.start, found) if node else Location(self.file, found)
+        return self.at_offset(node.start, found) if node else Location(self.file, pointer)
 
     def locate_key(self, pointer: str) -> Location:
         """Find the name of the member at `pointer`; as `locate` where it has none."""
         found, node = self._find(pointer)
-        return self.at_offset(node.key, found) if node else Location(self.file, found)
+        return self.at_offset(node.key, found) if node else Location(self.file, pointer)
 
     def at_offset(self, offset: int, pointer: str = "") -> Location:
         """Return the line and column of the character at `offset`."""
@@ -86,7 +89,7 @@ class Source:
 
 
 def join_pointer(parts: Iterable[str | int]) -> str:
-    """Write a JSON pointer (RFC 6901): `["a/b", 3]` gives `/a~1b/3`, nothing gives the empty one."""
+    """Write a JSON pointer (RFC 6901): `["a/b", 3]` gives `/a~1b/3`, no parts give ""."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
@@ -196,7 +199,7 @@ _TOML_SCALAR = re.compile(rf"(?:{_TOML_STRING})|[^,\]}}\n#]++", re.DOTALL)
 
 
 def too_deep_toml(text: str) -> int | None:
-    """Return the offset of the first bracket, or longest dotted key, beyond `MAX_DEPTH`, or None."""
+    """Return the offset of the first bracket or dotted key beyond `MAX_DEPTH`, or None."""
     for match in _TOML_BRACKET.finditer(text):
         if match["dots"] and len(_TOML_NAME.findall(match["dots"])) >= MAX_DEPTH:
             return match.start()

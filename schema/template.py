@@ -61,9 +61,7 @@ def parse_template(text: str) -> Template:
 def template_text(template: Template) -> str:
     """Print a template in canonical form."""
     holes = [f"{{{to_text(hole)}}}" for hole in template.holes] + [""]
-    return "".join(
-        text + hole for text, hole in zip(template.texts, holes, strict=True)
-    )
+    return "".join(text + hole for text, hole in zip(template.texts, holes, strict=True))
 
 
 def fill_template(

@@ -78,9 +78,13 @@ def payload(edge: Edge, moves: Moves) -> Payload:
     """Sizes of what each move puts on the wire."""
     form = wire_format(edge)
     first, counts = _travelling_blocks(edge, moves) if form.scales else _no_blocks(moves)
-    count = np.prod(counts, axis=1, dtype=np.int64) if form.scales else np.zeros(len(counts), np.int64)
+    count = (
+        np.prod(counts, axis=1, dtype=np.int64) if form.scales else np.zeros(len(counts), np.int64)
+    )
     values = moves.region.volume * (ITEM_SIZE[form.values] if form.values else 0)
-    return Payload(form, first, counts, values, count * (ITEM_SIZE[form.scales] if form.scales else 0))
+    return Payload(
+        form, first, counts, values, count * (ITEM_SIZE[form.scales] if form.scales else 0)
+    )
 
 
 def _no_blocks(moves: Moves) -> tuple[IntArray, IntArray]:
@@ -146,7 +150,8 @@ def pack_messages(
     unique, group = np.unique(key, axis=0, return_inverse=True)
     offset, total = _running_offsets(group.reshape(-1), size, len(unique))
     messages = tuple(
-        Message(int(r), int(s), int(t), int(bytes_)) for (r, s, t), bytes_ in zip(unique, total, strict=True)
+        Message(int(r), int(s), int(t), int(bytes_))
+        for (r, s, t), bytes_ in zip(unique, total, strict=True)
     )
     bounds = np.cumsum([0, *[len(k) for k in keys]])
     lanes = tuple(

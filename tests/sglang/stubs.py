@@ -58,11 +58,20 @@ class InertModule(types.ModuleType):
         return value
 
 
+class InertType(type):
+    """Type of stand-in classes: every class attribute exists and is inert."""
+
+    def __getattr__(cls, name: str) -> Inert:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Inert(f"{cls.__name__}.{name}")
+
+
 def _inert_class(name: str) -> type:
     def accept_anything(self: object, *args: object, **kwargs: object) -> None:
         pass
 
-    return type(name, (), {"__init__": accept_anything})
+    return InertType(name, (), {"__init__": accept_anything})
 
 
 class InertFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -1,0 +1,80 @@
+"""Pass 4: where several sender ranks hold the same box, choose in closed form which one sends."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tranship.compiler.inputs import Inputs
+from tranship.compiler.intersect import draft_plan
+from tranship.schema.expression import IntArray
+from tranship.schema.moves import edge_moves, half_instances, holdings
+from tranship.schema.plan import Edge
+from tranship.schema.wire import payload
+
+MAX_SHIFTS = 8
+
+
+def route(inputs: Inputs, edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """Give every edge the turn that keeps the most loaded sender rank least loaded.
+
+    Edges choose one after another, those with the most bytes first; each tries a few closed forms
+    (`turns`) on top of the bytes that are placed already, and takes the first of the best.
+    """
+    load = np.zeros(inputs.sender.world_size, dtype=np.int64)
+    bytes_of = [int(_sent(inputs, edge).sum()) for edge in edges]
+    result = list(edges)
+    for number in sorted(range(len(edges)), key=lambda n: (-bytes_of[n], n)):
+        result[number], sent = _best(inputs, edges[number], load)
+        load += sent
+    return tuple(result)
+
+
+def _best(inputs: Inputs, edge: Edge, load: IntArray) -> tuple[Edge, IntArray]:
+    choices: list[tuple[tuple[int, int], Edge, IntArray]] = []
+    for candidate in _candidates(inputs, edge):
+        sent = _sent(inputs, candidate)
+        total = load + sent
+        cost = (int(total.max()), int(np.sum((total // 4096) ** 2)))
+        choices.append((cost, candidate, sent))
+    _, best, sent = min(choices, key=lambda choice: choice[0])
+    return best, sent
+
+
+def _candidates(inputs: Inputs, edge: Edge) -> Iterator[Edge]:
+    copies = _copies(inputs, edge)
+    if copies <= 1:
+        yield edge
+        return
+    for turn in turns(inputs, edge, copies):
+        yield edge.model_copy(update={"turn": turn, "nearest": inputs.placement is not None})
+
+
+def turns(inputs: Inputs, edge: Edge, copies: int) -> Iterator[int | str]:
+    """Closed forms to choose a holder by: receivers in turn, rotated by the first index."""
+    axes = inputs.receiver.axes
+    strides = {1} | {axis.stride for axis in axes} | {axis.stride * axis.size for axis in axes}
+    index = next(iter(edge.indices), None)
+    for stride in sorted(s for s in strides if s < inputs.receiver.world_size):
+        ranks = "rank" if stride == 1 else f"rank // {stride}"
+        if index is not None:
+            yield f"{ranks} + {index}"
+        else:
+            yield ranks
+            for shift in range(1, min(copies, MAX_SHIFTS)):
+                yield f"{ranks} + {shift}"
+    for shift in range(min(copies, MAX_SHIFTS)):
+        yield shift if index is None else (f"{index} + {shift}" if shift else index)
+
+
+def _copies(inputs: Inputs, edge: Edge) -> int:
+    side = draft_plan(inputs, ()).sender
+    held = holdings(half_instances(edge.sender, edge.indices, side))
+    return int(held.count.max()) if len(held.count) else 0
+
+
+def _sent(inputs: Inputs, edge: Edge) -> IntArray:
+    """Bytes that each sender rank sends for the edge, `[sender world size]`."""
+    moves = edge_moves(draft_plan(inputs, (edge,)), 0)
+    sent = np.zeros(inputs.sender.world_size, dtype=np.int64)
+    np.add.at(sent, moves.sender.rank, payload(edge, moves).padded)
+    return sent

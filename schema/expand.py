@@ -1,0 +1,272 @@
+"""Expand a manifest's families into records, one per tensor, and one per buffer on one rank.
+
+A family stands for a member per assignment of its indices. A buffer is on the ranks whose
+coordinates equal its `at`; a piece or fill is in the buffers where its own `at` holds as well,
+once per assignment of its own indices.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from tranship.schema import indexset
+from tranship.schema.expression import ExpressionError, IntArray, evaluate, parse
+from tranship.schema.manifest import (
+    Alias,
+    BufferFamily,
+    ConstantBuffer,
+    Derived,
+    Encoding,
+    Fill,
+    IntExpression,
+    Manifest,
+    Piece,
+    Plain,
+    Role,
+    Scaled,
+    TensorFamily,
+    Transfer,
+)
+from tranship.schema.mesh import coordinates, table_arrays
+from tranship.schema.records import (
+    BufferRecord,
+    Declaration,
+    EncodingRecord,
+    FillRecord,
+    Ints,
+    PieceRecord,
+    RoleRecord,
+    TensorRecord,
+    contiguous_strides,
+)
+from tranship.schema.template import parse_template
+
+
+def expand(manifest: Manifest, ranks: Iterable[int] | None = None) -> Declaration:
+    """List every tensor of `manifest`, and every buffer of `ranks`, sorted.
+
+    Pieces and fills with an extent of 0 are left out; buffers of no elements are not.
+
+    Args:
+        manifest: A manifest without errors (`check.py` finds them).
+        ranks: Which of the ranks that the manifest speaks for; all of them by default.
+
+    Raises:
+        ExpressionError: an expression has no value.
+        TemplateError: a name does not parse.
+        ValueError: the manifest does not speak for one of `ranks`.
+    """
+    spoken_for = declared_ranks(manifest)
+    chosen = spoken_for if ranks is None else tuple(sorted(set(ranks)))
+    if not set(chosen) <= set(spoken_for):
+        raise ValueError("the manifest does not speak for all of these ranks")
+    lookup = table_arrays(manifest.tables)
+    rows = coordinates(manifest.axes, np.array(chosen, dtype=np.int64))
+    mesh = _Rows(rows, len(chosen), lookup)
+    tensors = (record for family in manifest.tensors for record in expand_tensors(family, lookup))
+    buffers = (record for family in manifest.buffers for record in _buffers(family, mesh))
+    return Declaration(
+        side=manifest.side,
+        world_size=manifest.world_size,
+        ranks=chosen,
+        axes=manifest.axes,
+        tensors=tuple(sorted(tensors)),
+        buffers=tuple(sorted(buffers)),
+        framework=manifest.framework,
+    )
+
+
+def declared_ranks(manifest: Manifest) -> Ints:
+    """Return the ranks that `manifest` speaks for, ascending."""
+    if manifest.ranks is None:
+        return tuple(range(manifest.world_size))
+    return indexset.parse(manifest.ranks)
+
+
+def expand_tensors(family: TensorFamily, lookup: Mapping[str, IntArray]) -> Iterator[TensorRecord]:
+    """Yield the tensors of one family.
+
+    Raises:
+        ExpressionError: an expression has no value.
+        TemplateError: a name does not parse.
+    """
+    _, rows = _Rows({}, 1, lookup).join(family.indices, {})
+    names = rows.names(family.name)
+    ties = rows.names(family.tied_to or "")
+    for name, tie in zip(names, ties, strict=True):
+        yield TensorRecord(name, family.shape, tie)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Members on ranks: what every index, axis and `rank` is, [count] each, and the tables."""
+
+    values: dict[str, IntArray]
+    count: int
+    lookup: Mapping[str, IntArray]
+
+    def join(
+        self, indices: Mapping[str, str], at: Mapping[str, IntExpression]
+    ) -> tuple[IntArray, "_Rows"]:
+        """Repeat the rows for every assignment of `indices` under which `at` holds.
+
+        Returns:
+            The position of the row that each new row repeats, and the new rows.
+        """
+        outer = {name: values[:, np.newaxis] for name, values in self.values.items()}
+        sets = [np.array(indexset.parse(text), dtype=np.int64) for text in indices.values()]
+        grids = [grid.reshape(-1) for grid in np.meshgrid(*sets, indexing="ij")]
+        size = len(grids[0]) if grids else 1
+        inner = dict(zip(indices, grids, strict=True))
+        environment = {**outer, **inner}
+        holds = np.ones((self.count, size), dtype=np.bool_)
+        for axis, expression in at.items():
+            holds &= outer[axis] == evaluate(parse(expression), environment, self.lookup)
+        repeated, cells = np.nonzero(holds)
+        values = {name: values[repeated] for name, values in self.values.items()}
+        values |= {name: values[cells] for name, values in inner.items()}
+        return repeated, _Rows(values, len(repeated), self.lookup)
+
+    def take(self, chosen: IntArray) -> "_Rows":
+        """Keep the rows at these positions."""
+        values = {name: values[chosen] for name, values in self.values.items()}
+        return _Rows(values, len(chosen), self.lookup)
+
+    def array(self, expressions: Sequence[IntExpression]) -> IntArray:
+        """Evaluate expressions, to int64 of shape [count, expressions]."""
+        result = np.empty((self.count, len(expressions)), dtype=np.int64)
+        for position, expression in enumerate(expressions):
+            result[:, position] = evaluate(parse(expression), self.values, self.lookup)
+        return result
+
+    def ints(self, expressions: Sequence[IntExpression]) -> list[Ints]:
+        """Evaluate expressions, to one tuple per row."""
+        return [tuple(row) for row in self.array(expressions).tolist()]
+
+    def names(self, text: str) -> list[str]:
+        """Fill a name template, once per row."""
+        template = parse_template(text)
+        holes = [evaluate(hole, self.values, self.lookup) for hole in template.holes]
+        names = [template.texts[0]] * self.count
+        for hole, literal in zip(holes, template.texts[1:], strict=True):
+            numbers = np.broadcast_to(np.asarray(hole), (self.count,)).tolist()
+            names = [f"{name}{n}{literal}" for name, n in zip(names, numbers, strict=True)]
+        return names
+
+
+def _buffers(family: BufferFamily, mesh: _Rows) -> Iterator[BufferRecord]:
+    _, rows = mesh.join(family.indices, family.at)
+    names = rows.names(family.name)
+    shapes = rows.ints(family.shape)
+    strides = (
+        [contiguous_strides(shape) for shape in shapes]
+        if family.strides is None
+        else rows.ints(family.strides)
+    )
+    roles, encodings = _roles(family.role, rows), _encodings(family.encoding, rows)
+    pieces = _grouped(rows.count, (_pieces(piece, rows, strides) for piece in family.pieces))
+    fills = _grouped(rows.count, (_fills(fill, rows) for fill in family.fills))
+    for row, rank in enumerate(rows.values["rank"].tolist()):
+        yield BufferRecord(
+            rank,
+            names[row],
+            family.dtype,
+            shapes[row],
+            strides[row],
+            family.kind,
+            roles[row],
+            encodings[row],
+            family.layout,
+            tuple(sorted(pieces[row])),
+            tuple(sorted(fills[row])),
+        )
+
+
+T = TypeVar("T")
+
+
+def _grouped(count: int, members: Iterable[Iterable[tuple[int, T]]]) -> list[list[T]]:
+    groups: list[list[T]] = [[] for _ in range(count)]
+    for family in members:
+        for row, record in family:
+            groups[row].append(record)
+    return groups
+
+
+def _roles(role: Role, rows: _Rows) -> list[RoleRecord]:
+    match role:
+        case Transfer():
+            return [RoleRecord()] * rows.count
+        case ConstantBuffer(reason=reason):
+            return [RoleRecord("constant", reason=reason)] * rows.count
+        case Alias(of=of):
+            return [RoleRecord("alias", of=name) for name in rows.names(of)]
+        case Derived(recipe=recipe, inputs=inputs):
+            named = zip(*(rows.names(name) for name in inputs), strict=True)
+            return [RoleRecord("derived", recipe, names) for names in named]
+
+
+def _encodings(encoding: Encoding, rows: _Rows) -> list[EncodingRecord]:
+    match encoding:
+        case Plain():
+            return [EncodingRecord()] * rows.count
+        case Scaled(block=block, scale=scale, scale_values=accepted):
+            names = rows.names(scale)
+            return [EncodingRecord("scaled", block, name, accepted) for name in names]
+        case _:
+            return [EncodingRecord("scale", of=name) for name in rows.names(encoding.of)]
+
+
+def _pieces(
+    piece: Piece, buffers: _Rows, buffer_strides: list[Ints]
+) -> Iterator[tuple[int, PieceRecord]]:
+    dims = len(piece.start)
+    owner, rows = buffers.join(piece.indices, piece.at)
+    some = np.flatnonzero((rows.array(piece.extent) > 0).all(axis=1))
+    owner, rows = owner[some], rows.take(some)
+    owners = owner.tolist()
+    strides = (
+        [_last(buffer_strides[row], dims, piece.tensor) for row in owners]
+        if piece.strides is None
+        else rows.ints(piece.strides)
+    )
+    step = piece.step or (1,) * dims
+    columns = zip(
+        owners,
+        rows.names(piece.tensor),
+        rows.ints(piece.start),
+        rows.ints(piece.extent),
+        rows.array([piece.offset])[:, 0].tolist(),
+        strides,
+        rows.ints(piece.origin or (0,) * dims),
+        strict=True,
+    )
+    for row, tensor, start, extent, offset, stride, origin in columns:
+        yield (
+            row,
+            PieceRecord(tensor, piece.part, start, extent, step, offset, stride, origin),
+        )
+
+
+def _last(strides: Ints, dims: int, tensor: str) -> Ints:
+    if len(strides) < dims:
+        raise ExpressionError(f"no strides for a piece of {tensor}: it has more dims than its buffer")
+    return strides[len(strides) - dims :]
+
+
+def _fills(fill: Fill, buffers: _Rows) -> Iterator[tuple[int, FillRecord]]:
+    owner, rows = buffers.join(fill.indices, fill.at)
+    some = np.flatnonzero((rows.array(fill.sizes) > 0).all(axis=1))
+    rows = rows.take(some)
+    columns = zip(
+        owner[some].tolist(),
+        rows.array([fill.offset])[:, 0].tolist(),
+        rows.ints(fill.sizes),
+        rows.ints(fill.strides),
+        strict=True,
+    )
+    value = -1 if fill.value is None else fill.value
+    for row, offset, sizes, strides in columns:
+        yield row, FillRecord(offset, sizes, strides, value, fill.reason or "")

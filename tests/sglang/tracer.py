@@ -1,0 +1,286 @@
+"""Record where a model's own `load_weights` puts every element of a checkpoint.
+
+The model and the checkpoint live on the meta device, so nothing is computed. Views share the
+storage of what they view; the storage therefore names the tensor, and a view's offset, sizes and
+strides say which part of it a copy reads or writes.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.sglang.boxes import Box, View, boxes, intersect, memory_shape
+from tranship.schema.dtypes import DType, widens
+from tranship.schema.records import Ints
+
+DTYPES: dict[torch.dtype, DType] = {
+    torch.float64: DType.F64,
+    torch.float32: DType.F32,
+    torch.bfloat16: DType.BF16,
+    torch.float16: DType.F16,
+    torch.float8_e4m3fn: DType.F8E4M3FN,
+    torch.float8_e5m2: DType.F8E5M2,
+    torch.float8_e8m0fnu: DType.F8E8M0FNU,
+    torch.int64: DType.I64,
+    torch.int32: DType.I32,
+    torch.int16: DType.I16,
+    torch.int8: DType.I8,
+    torch.uint8: DType.U8,
+    torch.bool: DType.BOOL,
+}
+"""The schema's name of each element type."""
+
+
+class TraceError(RuntimeError):
+    """The model loads its weights in a way that copies of boxes cannot express."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A box of a checkpoint tensor that a copy puts into a buffer.
+
+    The box's offset and strides count elements of the buffer from the buffer's first element.
+    """
+
+    buffer: str
+    source: str
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A region of a buffer that is set to one value; the view starts at the buffer's start."""
+
+    buffer: str
+    view: View
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All that one run of `load_weights` did to the buffers, in the order in which it did it."""
+
+    writes: tuple[Write, ...]
+    fillings: tuple[Filling, ...]
+
+
+@dataclass(slots=True)
+class _Memory:
+    """A tensor that spans a storage: its sizes as they lie in memory, and its offset there."""
+
+    name: str
+    dtype: torch.dtype
+    shape: Ints
+    storage: torch.UntypedStorage  # kept alive, so that no other storage gets its identity
+    offset: int = 0
+
+
+@dataclass(slots=True)
+class _Checkpoint(_Memory):
+    """A tensor of the checkpoint."""
+
+
+@dataclass(slots=True)
+class _Buffer(_Memory):
+    """A parameter, buffer or attribute of the model."""
+
+
+@dataclass(slots=True)
+class _Temporary(_Memory):
+    """A tensor made while loading.
+
+    `content` says which checkpoint tensors' elements its boxes hold: a box's offset and strides
+    count elements of the checkpoint tensor. `spoiled` names the operation that computed its values.
+    """
+
+    content: list[tuple[_Checkpoint, Box]] = field(default_factory=list[tuple[_Checkpoint, Box]])
+    spoiled: str = ""
+
+
+class Tracer(TorchDispatchMode):
+    """While active, attributes every write into `buffers` to elements of the `checkpoint` tensors.
+
+    Raises:
+        TraceError: from the operation at fault, if a buffer gets values that were computed, cast
+            on the way so that they change, or copied from an unknown tensor; if a buffer or a
+            checkpoint tensor is changed by anything but a copy or a fill; or if a buffer or
+            checkpoint tensor shares its storage with another or is not dense.
+    """
+
+    def __init__(
+        self, buffers: Mapping[str, torch.Tensor], checkpoint: Mapping[str, torch.Tensor]
+    ) -> None:
+        super().__init__()
+        self.writes: list[Write] = []
+        self.fillings: list[Filling] = []
+        self._memories: dict[int, _Memory] = {}
+        for name, tensor in checkpoint.items():
+            if not tensor.is_contiguous() or tensor.storage_offset():
+                raise TraceError(f"checkpoint tensor {name} is not contiguous")
+            self._add(_Checkpoint(name, *_facts(tensor)))
+        for name, tensor in buffers.items():
+            self._add(_Buffer(name, *_facts(tensor), tensor.storage_offset()))
+
+    def trace(self) -> Trace:
+        """Return what has been recorded so far."""
+        return Trace(tuple(self.writes), tuple(self.fillings))
+
+    def _add(self, memory: _Memory) -> None:
+        other = self._memories.setdefault(id(memory.storage), memory)
+        if other is not memory:
+            raise TraceError(f"{memory.name} shares its storage with {other.name}")
+
+    def _find(self, tensor: torch.Tensor) -> _Memory | None:
+        return self._memories.get(id(tensor.untyped_storage()))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        match func._schema.name:
+            case "aten::copy_":
+                self._copy(args[0], args[1])
+            case "aten::fill_":
+                self._fill(args[0], args[1])
+            case "aten::zero_":
+                self._fill(args[0], 0)
+            case "aten::clone" | "aten::_to_copy":
+                self._create(result)
+                self._copy(result, args[0])
+            case "aten::cat":
+                self._create(result)
+                self._concatenate(result, args[0], *args[1:], **kwargs)
+            case name:
+                self._compute(name, func._schema, (*args, *kwargs.values()), result)
+        return result
+
+    def _create(self, tensor: torch.Tensor, spoiled: str = "") -> None:
+        self._add(_Temporary("a temporary tensor", *_facts(tensor), spoiled=spoiled))
+
+    def _concatenate(
+        self, result: torch.Tensor, parts: Iterable[torch.Tensor], dim: int = 0
+    ) -> None:
+        position = 0
+        for part in parts:
+            if part.numel():  # an empty part may have a shape that does not fit
+                self._copy(result.narrow(dim, position, part.shape[dim]), part)
+                position += part.shape[dim]
+
+    def _fill(self, target: torch.Tensor, value: float | torch.Tensor) -> None:
+        memory = self._find(target)
+        if memory is None or not target.numel():
+            return
+        if isinstance(memory, _Temporary):
+            memory.spoiled = "fill_"
+        elif isinstance(memory, _Checkpoint) or isinstance(value, torch.Tensor):
+            raise TraceError(f"{memory.name} is filled with {value}")
+        elif target.dtype != memory.dtype:
+            raise TraceError(f"{memory.name} is filled with {value} as {target.dtype}")
+        else:
+            self.fillings.append(Filling(memory.name, _view(target, memory), value))
+
+    def _copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        origin, memory = self._find(source), self._find(target)
+        if not target.numel() or (origin is None and memory is None):
+            return
+        if memory is None or isinstance(memory, _Checkpoint):
+            raise TraceError(f"{_name(origin)} is copied into {_name(memory)}")
+        if origin is None or isinstance(origin, _Buffer):
+            raise TraceError(f"{_name(memory)} is written from {_name(origin)}")
+        _check_dtypes(memory, target, origin, source)
+        views = _view(source.expand(target.shape), origin), _view(target, memory)
+        for tensor, read, written in _resolve(origin, *views):
+            if isinstance(memory, _Temporary):
+                found = boxes(written, memory.shape, read)
+                memory.content.extend((tensor, box) for box in found)
+            else:
+                found = boxes(read, tensor.shape, written)
+                self.writes.extend(Write(memory.name, tensor.name, box) for box in found)
+
+    def _compute(
+        self, operation: str, schema: Any, arguments: Iterable[object], result: object
+    ) -> None:
+        """Note what an operation spoils: the tensors that it changes, and new ones it returns."""
+        inputs = [self._find(tensor) for tensor in _tensors(arguments)]
+        known = [memory for memory in inputs if memory]
+        changed = [
+            self._find(tensor)
+            for argument, value in zip(schema.arguments, arguments, strict=False)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in _tensors([value])
+        ]
+        for memory in changed:
+            if isinstance(memory, _Temporary):
+                memory.spoiled = operation
+            elif memory:
+                raise TraceError(f"{operation} changes {memory.name}")
+        for tensor in _tensors([result]):
+            if self._find(tensor) is None and not any(
+                returned.alias_info for returned in schema.returns
+            ):
+                self._create(tensor, f"{operation} of {known[0].name}" if known else "")
+
+
+def _name(memory: _Memory | None) -> str:
+    return memory.name if memory else "a tensor that is neither the checkpoint's nor the model's"
+
+
+def _facts(tensor: torch.Tensor) -> tuple[torch.dtype, Ints, torch.UntypedStorage]:
+    try:
+        shape = memory_shape(tuple(tensor.shape), tensor.stride())
+    except ValueError as error:
+        raise TraceError(str(error)) from None
+    return tensor.dtype, shape, tensor.untyped_storage()
+
+
+def _view(tensor: torch.Tensor, memory: _Memory) -> View:
+    offset = tensor.storage_offset() - memory.offset
+    return View(offset, tuple(tensor.shape), tensor.stride())
+
+
+def _tensors(values: Iterable[object]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(cast("Iterable[object]", value))
+
+
+def _check_dtypes(
+    memory: _Memory, target: torch.Tensor, origin: _Memory, source: torch.Tensor
+) -> None:
+    """Allow a copy that keeps bytes or casts into a buffer; a cast on the way must be exact."""
+    if (target.dtype, source.dtype) != (memory.dtype, origin.dtype):
+        same = memory.dtype == origin.dtype and target.dtype == source.dtype
+        if not same or source.dtype.itemsize != origin.dtype.itemsize:
+            raise TraceError(f"{memory.name} is written from reinterpreted bytes of {origin.name}")
+    elif isinstance(memory, _Temporary) and not widens(DTYPES[source.dtype], DTYPES[target.dtype]):
+        raise TraceError(f"{origin.name} is rounded from {source.dtype} to {target.dtype}")
+
+
+def _resolve(
+    origin: _Memory, read: View, written: View
+) -> Iterator[tuple[_Memory, View, View]]:
+    """Yield the checkpoint tensors behind a view: their elements, and those of `written`."""
+    if not isinstance(origin, _Temporary):
+        yield origin, read, written
+        return
+    if origin.spoiled:
+        raise TraceError(f"weights are computed by {origin.spoiled}")
+    total = 0
+    for box in boxes(read, origin.shape, written):
+        for tensor, content in origin.content:
+            if common := intersect(content, box):
+                total += math.prod(common[0].sizes)
+                yield tensor, *common
+    if total != math.prod(read.sizes):
+        raise TraceError("...")
