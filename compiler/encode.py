@@ -22,8 +22,7 @@ def encode(inputs: Inputs, matches: Iterable[Match]) -> tuple[Edge, ...]:
 
     Raises:
         DiagnosticError: TS401 dtypes without a conversion, TS402 a lossy edge that the policy does
-            not allow, TS403 layouts that differ and cannot be converted, TS404 a receiver that
-            wants power-of-two scales from a sender that does not have them.
+            not allow, TS403 layouts that differ and cannot be converted.
     """
     problems: list[Diagnostic] = []
     edges = [_edge(inputs, found, problems.append) for found in matches]

@@ -48,7 +48,9 @@ class BufferNumbers:
         if number == len(self.uses):
             self.uses.append(BufferUse(name, dtype, self.side is Side.RECEIVER))
         if self.uses[number].dtype != dtype:
-            raise ValueError(f"buffer {name!r} is {self.uses[number].dtype} and {dtype} in one plan")
+            raise ValueError(
+                f"buffer {name!r} is {self.uses[number].dtype} and {dtype} in one plan"
+            )
         return number
 
 
@@ -64,7 +66,9 @@ def buffer_names(
         values[:, column] = evaluate(hole, environment, lookup)
     different, row_name = np.unique(values, axis=0, return_inverse=True)
     names = [
-        "".join(part for pair in zip(template.texts, [*map(str, row), ""]) for part in pair)
+        "".join(
+            part for pair in zip(template.texts, [*map(str, row), ""], strict=True) for part in pair
+        )
         for row in different[:, :-1].tolist()
     ]
     return names, row_name.reshape(-1)

@@ -24,7 +24,6 @@ from tranship.runtime.jobs import (
     spans,
     wire_fragments,
 )
-from tranship.runtime.pack_jobs import blocks_of
 from tranship.schema.dtypes import DType, widens
 from tranship.schema.expression import IntArray, evaluate, parse
 from tranship.schema.mesh import table_arrays

@@ -133,7 +133,7 @@ def blank_fragments(rows: int, dims: int) -> Fragments:
 
 
 def whole_jobs(op: JobOp, edge: int, extent: IntArray, dims: int) -> Jobs:
-    """Return jobs that write all of boxes of `extent` `[n, d]`; job `i` reads fragment `i` alone."""
+    """Return a job per row of `extent` `[n, d]` that computes and writes one fragment."""
     jobs = blank_jobs(len(extent), dims)
     jobs["op"], jobs["edge"] = op, edge
     jobs["extent"] = jobs["inner_extent"] = pad_dims(extent, dims, 1)

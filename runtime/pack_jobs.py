@@ -81,7 +81,7 @@ def sender_op(edge: Edge) -> JobOp:
     return operations[edge.op]
 
 
-def blocks_of(edge: Edge) -> Ints:
+def _blocks_of(edge: Edge) -> Ints:
     """Return the block in elements of an edge that quantizes, or carries amaxes.
 
     Raises:
@@ -118,7 +118,7 @@ def _by_blocks(
     """Quantize the region of every move, or bound its blocks."""
     if not widens(source.dtype, DType.F32):
         raise ValueError(f"{edge.tensor!r} is quantized from {source.dtype}, not exact in float32")
-    block, origin = blocks_of(edge), lane.moves.receiver.origin
+    block, origin = _blocks_of(edge), lane.moves.receiver.origin
     box = lane.moves.region
     if op is JobOp.QUANTIZE:
         # The codes of any part of a block depend on the whole block.

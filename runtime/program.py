@@ -4,12 +4,13 @@ A program holds no addresses and no live tensors. It is a function of the plan, 
 rank alone, so that both ends of a message agree on every byte of it without talking.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tranship.runtime.addresses import BufferNumbers, BufferUse, buffer_names
-from tranship.runtime.assemble import arrivals, assemble
+from tranship.runtime.assemble import Arrivals, arrivals, assemble
 from tranship.runtime.jobs import (
     DTYPE_NUMBER,
     Batch,
@@ -17,6 +18,7 @@ from tranship.runtime.jobs import (
     JobOp,
     Jobs,
     Table,
+    blank_jobs,
     fields,
     join_batches,
     pad_dims,
@@ -29,13 +31,10 @@ from tranship.schema.dtypes import ITEM_SIZE, DType
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import IndexSetText, IntExpression, Name, Side
 from tranship.schema.moves import Instances, Moves, edge_moves, half_instances
-from tranship.schema.plan import FillEdge, Half, PlanSide, TransferPlan
+from tranship.schema.plan import Edge, Half, PlanSide, TransferPlan
 from tranship.schema.wire import Lane, align, pack_messages, slot_offsets
 
 __all__ = ["BufferUse", "DerivedCall", "Message", "Program", "RoundProgram", "program"]
-
-MIN_DIMS = 2
-"""Tables have at least two dims, so that every job is a set of two-dimensional tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,186 @@ def program(plan: TransferPlan, side: Side, rank: int) -> Program:
     """Expand the part that `rank` of `side` has in `plan`.
 
     Raises:
-        ValueError: the plan is not one that the verifier passes, and cannot be expanded.
+        ValueError: the plan contradicts itself, as no plan does that the verifier passes.
     """
-    sends = side is Side.SENDER
-    buffers = BufferNumbers(side, plan.sender if sends else plan.receiver)
+    traffic = _traffic(plan, side, rank)
+    buffers = BufferNumbers(side, _declared(plan, side))
     dims = table_dims(plan)
-    lanes, wire = pack_messages(plan.edges, own_moves(plan, side, rank))
-    keys = np.array([(m.round, m.receiver if sends else m.sender) for m in wire], np.int64)
-    ...
+    batch = join_batches(_batches(plan, side, traffic, buffers, dims), dims)
+    fills = _fills(plan, rank, buffers, dims) if side is Side.RECEIVER else blank_jobs(0, dims)
+    slots = plan.staging.slots
+    return Program(
+        side=side,
+        rank=rank,
+        rounds=tuple(_round(plan, n, traffic, batch) for n in range(len(plan.rounds))),
+        fills=fills,
+        derived=_derived(plan, rank) if side is Side.RECEIVER else (),
+        buffers=tuple(buffers.uses),
+        staging_bytes=max((slot.offset + slot.size for slot in slots), default=0),
+    )
+
+
+def table_dims(plan: TransferPlan) -> int:
+    """Return how many dims the tables of all programs of `plan` have."""
+    ranks = [len(edge.shape) for edge in plan.edges] + [len(fill.sizes) for fill in plan.fills]
+    return max([2, *ranks])
+
+
+def _declared(plan: TransferPlan, side: Side) -> PlanSide:
+    return plan.sender if side is Side.SENDER else plan.receiver
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """All that one rank sends or receives.
+
+    `messages` are ordered by round and peer, and so are `round`, `[messages]`, and `parts`, whose
+    field `message` counts in them; `positions` tell for each lane where in the slot moves start.
+    """
+
+    lanes: tuple[Lane, ...]
+    positions: tuple[IntArray, ...]
+    messages: tuple[Message, ...]
+    round: IntArray
+    parts: Table
+
+
+def _traffic(plan: TransferPlan, side: Side, rank: int) -> _Traffic:
+    sends = side is Side.SENDER
+    moves = [_own_moves(plan, number, side, rank) for number in range(len(plan.edges))]
+    lanes, wire = pack_messages(plan.edges, moves)
+    offsets = slot_offsets(wire, of_sender=sends)
+    messages = tuple(
+        Message(item.receiver if sends else item.sender, offset, item.size)
+        for item, offset in zip(wire, offsets, strict=True)
+    )
+    rounds = np.array([item.round for item in wire], dtype=np.int64)
+    peers = max(plan.sender.world_size, plan.receiver.world_size)
+    keys = rounds * peers + np.array([message.peer for message in messages], dtype=np.int64)
+    numbers = [
+        np.searchsorted(keys, part.round * peers + (part.receiver if sends else part.sender).rank)
+        for part in moves
+    ]
+    starts = np.array(offsets, dtype=np.int64)
+    positions = [starts[n] + lane.offset for n, lane in zip(numbers, lanes, strict=True)]
+    parts = _parts(lanes, positions, numbers)
+    return _Traffic(lanes, tuple(positions), messages, rounds, parts)
+
+
+def _own_moves(plan: TransferPlan, number: int, side: Side, rank: int) -> Moves:
+    if side is Side.RECEIVER:
+        return edge_moves(plan, number, np.array([rank], dtype=np.int64))
+    moves = edge_moves(plan, number)
+    return moves.take(np.flatnonzero(moves.sender.rank == rank))
+
+
+def _parts(lanes: Sequence[Lane], positions: list[IntArray], numbers: list[IntArray]) -> Table:
+    rows = [np.zeros((0, 3), dtype=np.int64)]
+    for lane, position, number in zip(lanes, positions, numbers, strict=True):
+        values, scales = lane.payload.value_bytes, lane.payload.scale_bytes
+        rows.append(np.stack([number, position, values], axis=1))
+        rows.append(np.stack([number, position + align(values), scales], axis=1))
+    table = np.concatenate(rows)
+    table = table[table[:, 2] > 0]
+    table = table[np.lexsort([table[:, 1], table[:, 0]])]
+    parts = np.zeros(len(table), fields("message offset size", "", 0))
+    parts["message"], parts["offset"], parts["size"] = table.T
+    return parts
+
+
+def _batches(
+    plan: TransferPlan, side: Side, traffic: _Traffic, buffers: BufferNumbers, dims: int
+) -> list[Batch]:
+    """Return the jobs of all edges."""
+    batches: list[Batch] = []
+    to_assemble: list[Arrivals] = []
+    for edge, lane, position in zip(plan.edges, traffic.lanes, traffic.positions, strict=True):
+        _require_unit_steps(edge, lane)
+        if side is Side.SENDER:
+            batches += pack_batches(edge, lane, position, buffers, dims)
+        elif assembles(edge):
+            to_assemble.append(arrivals(edge, lane, position, plan.receiver, buffers, dims))
+        else:
+            batches += unpack_batches(edge, lane, position, buffers, dims)
+    return batches + assemble(to_assemble, dims)
+
+
+def _require_unit_steps(edge: Edge, lane: Lane) -> None:
+    """Refuse stepped regions where blocks are counted."""
+    if edge.receiver.scale and any(step != 1 for step in lane.moves.region.step):
+        raise ValueError(f"{edge.tensor!r} has scales and moves in steps {lane.moves.region.step}")
+
+
+def _round(plan: TransferPlan, number: int, traffic: _Traffic, batch: Batch) -> RoundProgram:
+    slot = plan.staging.slots[plan.rounds[number].slot]
+    low, high = np.searchsorted(traffic.round, [number, number + 1]).tolist()
+    messages = traffic.messages[low:high]
+    if messages and messages[-1].offset + messages[-1].size > slot.size:
+        raise ValueError(f"the messages of round {number} exceed its slot of {slot.size} bytes")
+    first, last = np.searchsorted(traffic.parts["message"], [low, high]).tolist()
+    parts = traffic.parts[first:last].copy()
+    parts["message"] -= low
+    own = select_jobs(batch, np.flatnonzero(batch.round == number))
+    return RoundProgram(
+        number=number,
+        slot_offset=slot.offset,
+        slot_size=slot.size,
+        after=plan.rounds[number].after,
+        messages=messages,
+        jobs=own.jobs,
+        fragments=own.fragments,
+        parts=parts,
+    )
+
+
+def _instances(
+    declared: PlanSide,
+    rank: int,
+    indices: dict[Name, IndexSetText],
+    at: dict[Name, IntExpression],
+    sizes: tuple[IntExpression, ...] = (),
+    strides: tuple[IntExpression, ...] = (),
+    offset: IntExpression = 0,
+) -> Instances:
+    """Return where a strided region that belongs to no tensor exists on `rank`."""
+    start = (0,) * len(sizes)
+    half = Half(
+        buffer="any",
+        dtype=DType.U8,
+        at=at,
+        start=start,
+        extent=sizes,
+        offset=offset,
+        strides=strides,
+    )
+    return half_instances(half, indices, declared, np.array([rank], dtype=np.int64))
+
+
+def _fills(plan: TransferPlan, rank: int, buffers: BufferNumbers, dims: int) -> Jobs:
+    tables = [blank_jobs(0, dims)]
+    for number, fill in enumerate(plan.fills):
+        found = _instances(
+            plan.receiver, rank, fill.indices, fill.at, fill.sizes, fill.strides, fill.offset
+        )
+        jobs = whole_jobs(JobOp.FILL, number, found.box.extent, dims)
+        jobs["fragment_count"] = 0
+        jobs["value"] = fill.value
+        jobs["target"] = buffers.number(fill.buffer, fill.dtype, found.environment, len(jobs))
+        jobs["target_dtype"] = DTYPE_NUMBER[fill.dtype]
+        jobs["target_offset"] = found.offset * ITEM_SIZE[fill.dtype]
+        jobs["target_strides"] = pad_dims(found.strides, dims, 0)
+        tables.append(jobs)
+    return np.concatenate(tables)
+
+
+def _derived(plan: TransferPlan, rank: int) -> tuple[DerivedCall, ...]:
+    calls: list[DerivedCall] = []
+    for step in plan.derived:
+        found = _instances(plan.receiver, rank, step.indices, step.at)
+        named: list[list[str]] = []
+        for text in (step.buffer, *step.inputs):
+            names, row = buffer_names(text, plan.receiver, found.environment, len(found.rank))
+            named.append([names[index] for index in row.tolist()])
+        for buffer, *inputs in zip(*named, strict=True):
+            calls.append(DerivedCall(step.recipe, buffer, tuple(inputs), step.after))
+    return tuple(calls)

@@ -49,7 +49,9 @@ def unpack_batches(
     """
     target = site(edge.receiver, lane.moves.receiver, edge.shape, buffers)
     values = _values(edge, lane, position, target, dims)
-    return [values, _scales(lane, position, target, dims)] if lane.payload.format.scales else [values]
+    return (
+        [values, _scales(lane, position, target, dims)] if lane.payload.format.scales else [values]
+    )
 
 
 def _values(edge: Edge, lane: Lane, position: IntArray, target: Site, dims: int) -> Batch:

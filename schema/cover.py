@@ -5,14 +5,18 @@ buffers of a buffer family, or tensors. Where no one family has exactly these ro
 how to split them. `fold.py` states the algorithm.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tranship.schema.expression import Expression, IntArray
-from tranship.schema.fit import combine, fit
+from tranship.schema.expression import Expression, IntArray, Lookup, Operation
+from tranship.schema.fit import Frame, combine, fit, make_frame
+from tranship.schema.indexset import to_text as index_set_text
 from tranship.schema.manifest import Axis
 from tranship.schema.mesh import RANK, coordinates
+from tranship.schema.names import is_variable
 
 MAX_SET_TEXT = 4096
 """Longest text of an index set, in characters."""
@@ -30,7 +34,7 @@ class Domain:
     indices: dict[str, IntArray]
     ranks: IntArray
 
-    def take(self, places: IntArray) -> dict[str, IntArray]:
+    def axis_values(self, places: IntArray) -> dict[str, IntArray]:
         """Coordinates of the ranks of `places` on the axes and as `rank`, [places] each."""
         return coordinates(self.axes, self.ranks[places])
 
@@ -41,39 +45,51 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Column:
-    """What one field of the members is, [rows]; `label` names its tables."""
+class Field:
+    """A field of the members: its integers, [rows, entries], and a label per entry for tables."""
 
-    label: str
+    name: str
     values: IntArray
+    labels: tuple[str, ...]
+
+
+def uniform_field(name: str, values: IntArray) -> Field:
+    """Make a field whose entries are all labelled with its name."""
+    return Field(name, values, (name,) * values.shape[1])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Members: the place in a domain and the own index values of each, [rows], and their columns.
+    """Members: the place in a domain and the own index values of each, [rows], and their fields.
 
-    `vanishing` are positions of columns that may be 0 where a member is not there.
+    One entry of the field named `vanishing` may be 0 where a member is not there.
     """
 
     places: IntArray
     own: dict[str, IntArray]
-    columns: tuple[Column, ...]
-    vanishing: tuple[int, ...] = ()
+    fields: tuple[Field, ...]
+    vanishing: str = ""
 
     def take(self, chosen: IntArray) -> "Rows":
         """Keep the rows at these positions."""
-        columns = tuple(Column(column.label, column.values[chosen]) for column in self.columns)
+        fields = tuple(replace(field, values=field.values[chosen]) for field in self.fields)
         own = {name: values[chosen] for name, values in self.own.items()}
-        return Rows(self.places[chosen], own, columns, self.vanishing)
+        return Rows(self.places[chosen], own, fields, self.vanishing)
 
 
 @dataclass(frozen=True)
 class Cover:
-    """One family: its index sets, `at`, and the expressions of its columns."""
+    """One family: its index sets, `at`, and the expressions of its fields."""
 
     indices: dict[str, tuple[int, ...]]
     at: dict[str, Expression]
-    columns: tuple[Expression, ...]
+    fields: dict[str, tuple[Expression, ...]]
+
+    def expressions(self) -> Iterator[Expression]:
+        """Yield all expressions in order."""
+        yield from self.at.values()
+        for entries in self.fields.values():
+            yield from entries
 
 
 @dataclass(frozen=True)
@@ -101,17 +117,30 @@ def cover(domain: Domain, rows: Rows) -> Cover | Split:
     at = _locate(members)
     absent = _absent(members, at)
     frame = _frame(members, members.own, rows.places)
-    fitted = [fit(column.label, column.values, frame) for column in rows.columns]
+    fields: dict[str, tuple[Expression, ...]] = {}
+    for field in rows.fields:
+        fitted = _fit_field(field, frame)
+        if not isinstance(fitted, tuple):
+            return _split_column(members, fitted)
+        fields[field.name] = fitted
     if len(absent[0]):
-        vanished = _vanish(members, fitted, absent)
-        if vanished is None:
+        vanishing = _vanish(members, fields, absent)
+        if vanishing is None:
             return _split_ranks(members)
-        fitted = vanished
-    columns = [expression for expression in fitted if expression is not None]
-    if len(columns) < len(fitted):
-        return _split_column(members, rows.columns[fitted.index(None)].values)
+        fields |= vanishing
     sets = {name: tuple(np.unique(values).tolist()) for name, values in members.own.items()}
-    return Cover(sets, at, tuple(columns))
+    return Cover(sets, at, fields)
+
+
+def _fit_field(field: Field, frame: Frame) -> tuple[Expression, ...] | IntArray:
+    """Fit all entries; return the first column that does not fit instead."""
+    fitted: list[Expression] = []
+    for label, column in zip(field.labels, field.values.T, strict=True):
+        expression = fit(label, column, frame)
+        if expression is None:
+            return column
+        fitted.append(expression)
+    return tuple(fitted)
 
 
 @dataclass(frozen=True)
@@ -147,12 +176,12 @@ def _members(domain: Domain, rows: Rows) -> _Members:
     member = combine([*own.values(), *given.values()], len(rows.places))
     first = np.unique(member, return_index=True)[1].astype(np.int64)
     entity = combine([*domain.indices.values()], len(domain.ranks))
-    return _Members(domain, rows, own, given, domain.take(rows.places), member, first, entity)
+    return _Members(domain, rows, own, given, domain.axis_values(rows.places), member, first, entity)
 
 
 def _frame(members: _Members, own: dict[str, IntArray], places: IntArray) -> Frame:
     given = {name: values[places] for name, values in members.domain.indices.items()}
-    axes = {n: v for n, v in members.domain.take(places).items() if is_variable(n)}
+    axes = {n: v for n, v in members.domain.axis_values(places).items() if is_variable(n)}
     return make_frame({**own, **given}, axes, members.domain.sizes)
 
 
@@ -201,13 +230,16 @@ def _locate(members: _Members) -> dict[str, Expression]:
 
 
 def _needed(members: _Members, at: dict[str, Expression]) -> dict[str, Expression]:
-    kept = at
+    """Choose the fewest and simplest axes that leave no more places than all of them."""
     least = _place_count(members, at)
-    for name in sorted(at, key=lambda name: (name == RANK, *_complexity(at[name])), reverse=True):
-        fewer = {other: expression for other, expression in kept.items() if other != name}
-        if _place_count(members, fewer) == least:
-            kept = fewer
-    return kept
+    order = list(at)
+
+    def preference(chosen: tuple[str, ...]) -> tuple[object, ...]:
+        simple = [_complexity(at[name]) for name in chosen]
+        ...
+
+    subsets = [c for count in range(len(at) + 1) for c in combinations(at, count)]
+    return next(...)
 
 
 def _complexity(expression: Expression) -> tuple[int, int]:
@@ -225,7 +257,7 @@ def _complexity(expression: Expression) -> tuple[int, int]:
 
 def _cells(members: _Members, at: Mapping[str, Expression]) -> IntArray:
     """Number the places so that a member that is at one place may be at all with its number."""
-    axes = members.domain.take(np.arange(len(members.domain.ranks)))
+    axes = members.domain.axis_values(np.arange(len(members.domain.ranks)))
     return combine([members.entity, *(axes[name] for name in at)], len(members.entity))
 
 
@@ -253,9 +285,11 @@ def _absent(members: _Members, at: Mapping[str, Expression]) -> tuple[IntArray, 
 
 
 def _vanish(
-    members: _Members, fitted: list[Expression | None], absent: tuple[IntArray, IntArray]
-) -> list[Expression | None] | None:
-    """Fit one of the vanishing columns again, as 0 in the `absent` rows; None where none fits."""
+    members: _Members,
+    fields: Mapping[str, tuple[Expression, ...]],
+    absent: tuple[IntArray, IntArray],
+) -> dict[str, tuple[Expression, ...]] | None:
+    """Fit one entry of the vanishing field again, as 0 in the `absent` rows; None if none fits."""
     member, place = absent
     places = np.concatenate([members.rows.places, place])
     own = {
@@ -263,12 +297,13 @@ def _vanish(
         for name, values in members.own.items()
     }
     frame = _frame(members, own, places)
-    for position in members.rows.vanishing:
-        column = members.rows.columns[position]
-        values = np.concatenate([column.values, np.zeros(len(member), dtype=np.int64)])
-        expression = fit(column.label, values, frame)
-        if expression is not None:
-            return [*fitted[:position], expression, *fitted[position + 1 :]]
+    for field in members.rows.fields:
+        for entry, label in enumerate(field.labels if field.name == members.rows.vanishing else ()):
+            zeros = np.zeros(len(member), dtype=np.int64)
+            expression = fit(label, np.concatenate([field.values[:, entry], zeros]), frame)
+            if expression is not None:
+                entries = fields[field.name]
+                return {field.name: (*entries[:entry], expression, *entries[entry + 1 :])}
     return None
 
 

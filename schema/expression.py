@@ -246,8 +246,7 @@ def _look_up(table: str, index: Value, lookup: Mapping[str, IntArray]) -> Value:
         raise ExpressionError(
             f"{table}[{low if low < 0 else high}] is outside its {len(values)} entries"
         )
-    result = values[index]
-    return result if isinstance(result, np.ndarray) else int(result)
+    return values[index] if isinstance(index, np.ndarray) else int(values[index])
 
 
 def interval(

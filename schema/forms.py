@@ -75,52 +75,66 @@ def slope(y: IntArray, base: IntArray, joined: slice | np.ndarray = slice(None))
 
 
 def closed_form(x: IntArray, y: IntArray, source: Input) -> Sum | None:
-    """Fit `a * x + b`, `a * (x // n) + b`, `a * (x % n) + b`, or clamped `a * x + b`, in that order."""
+    """Fit chunks, `a * x + b`, `a * (x // n) + b`, `a * (x % n) + b`, or a clamped line.
+
+    In this order; chunks and clamped lines only where `source` saturates.
+    """
+    if source.saturates:
+        chunks = _chunks(x, y, source)
+        if chunks:
+            return chunks
     for base, values in bases(x, source.name):
         factor = slope(y, values)
         if factor is not None:
             constant = int(y[0]) - factor * int(values[0])
             return Sum(constant, (Term(source.order, factor, base),))
-    return _clamped_form(x, y, source) if source.saturates else None
+    return _clamped_line(x, y, source) if source.saturates else None
 
 
-def _clamped_form(x: IntArray, y: IntArray, source: Input) -> Sum | None:
-    """Fit `max(min(a * x + b, high), low)`, as far as it needs `min` and `max`.
+def _chunks(x: IntArray, y: IntArray, source: Input) -> Sum | None:
+    """Fit `max(min(high, size - x * high), 0)`: `size` elements in chunks of `high`.
 
-    The lines tried are those of chunks, with slope -high and then +high, through the first value
-    between low and high (without one: where a chunk that is full would follow the last full one);
-    then the line through the first two neighbours that differ.
+    `size` follows from the first chunk that is neither full nor empty; without one it ends with
+    the last full chunk.
     """
     low, high = int(y.min()), int(y.max())
-    for factor, constant in _lines(x, y, low, high):
-        if abs(factor) * (int(x[-1]) + 1) + abs(constant) >= LIMIT:
-            continue
-        line = factor * x + constant
-        if np.array_equal(np.clip(line, low, high), y):
-            expression = sum_expression(
-                Sum(constant, (Term(0, factor, Variable(source.name)),))
-            )
-            if int(line.max()) > high:
-                expression = Operation("min", Constant(high), expression)
-            if int(line.min()) < low:
-                expression = Operation("max", expression, Constant(low))
-            return Sum(0, (Term(source.order, 1, expression),))
-    return None
+    if low < 0 or low == high:
+        return None
+    partial = np.flatnonzero((0 < y) & (y < high))
+    point = int(partial[0]) if len(partial) else int(np.flatnonzero(y == high)[-1])
+    return _clamp(x, y, source, -high, point, (0, high))
 
 
-def _lines(x: IntArray, y: IntArray, low: int, high: int) -> Iterator[tuple[int, int]]:
-    between = np.flatnonzero((low < y) & (y < high))
-    full = np.flatnonzero(y == high)
-    for factor, edge in ((-high, int(full[-1])), (high, int(full[0]))):
-        point = int(between[0]) if len(between) else edge
-        yield factor, int(y[point]) - factor * int(x[point])
+def _clamped_line(x: IntArray, y: IntArray, source: Input) -> Sum | None:
+    """Fit the line through the first two neighbours that differ, kept within the values of `y`."""
     first = int(np.flatnonzero(np.diff(y))[0])
-    factor = int(y[first + 1] - y[first]) // int(x[first + 1] - x[first])
-    yield factor, int(y[first]) - factor * int(x[first])
+    factor, remainder = divmod(int(y[first + 1] - y[first]), int(x[first + 1] - x[first]))
+    bounds = int(y.min()), int(y.max())
+    return None if remainder else _clamp(x, y, source, factor, first, bounds)
+
+
+def _clamp(
+    x: IntArray, y: IntArray, source: Input, factor: int, point: int, bounds: tuple[int, int]
+) -> Sum | None:
+    """Fit the line with slope `factor` through one point, kept within the bounds."""
+    constant = int(y[point]) - factor * int(x[point])
+    if abs(factor) * (int(x[-1]) + 1) + abs(constant) >= LIMIT:
+        return None
+    line = factor * x + constant
+    if not np.array_equal(np.clip(line, *bounds), y):
+        return None
+    inner = Sum(constant, (Term(source.order, factor, Variable(source.name)),))
+    expression = sum_expression(inner)
+    if int(line.max()) > bounds[1]:
+        expression = Operation("min", Constant(bounds[1]), expression)
+    if int(line.min()) < bounds[0]:
+        expression = Operation("max", expression, Constant(bounds[0]))
+    clamped = isinstance(expression, Operation) and expression.operator in ("min", "max")
+    return Sum(0, (Term(source.order, 1, expression),)) if clamped else inner
 
 
 def table_form(x: IntArray, y: IntArray, source: Input, label: str) -> Sum | None:
-    """Make a table `LABEL_by_INPUT` of `y`; one that would hold no positive number is subtracted."""
+    """Make a table `LABEL_by_INPUT` of `y`, or one of `-y` to subtract where no `y` is positive."""
     if source.size > MAX_TABLE:
         return None
     sign = -1 if int(y.max()) <= 0 else 1

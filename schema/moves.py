@@ -15,7 +15,7 @@ from tranship.schema import indexset
 from tranship.schema.boxes import Boxes, grow_to_cells, intersect, resolve_block
 from tranship.schema.expression import IntArray, Value, evaluate, parse
 from tranship.schema.manifest import Axis, IntExpression
-from tranship.schema.mesh import coordinates, table_arrays
+from tranship.schema.mesh import RANK, coordinates, table_arrays
 from tranship.schema.plan import Edge, Half, Op, PlanSide, ScaleHalf, TransferPlan
 from tranship.schema.records import Ints
 
@@ -103,7 +103,9 @@ class Moves:
 def index_grid(indices: Mapping[str, str]) -> Environment:
     """All assignments of `indices` in row-major order: one array per name, of equal length."""
     members = [np.array(indexset.parse(text), dtype=np.int64) for text in indices.values()]
-    grids = np.meshgrid(*members, indexing="ij") if members else []
+    if not members:
+        return {}
+    grids = np.meshgrid(*members, indexing="ij")
     return {name: grid.reshape(-1) for name, grid in zip(indices, grids, strict=True)}
 
 
@@ -176,7 +178,8 @@ def _present(
     for axis, text in at.items():
         wanted = np.broadcast_to(evaluate(parse(text), grid, lookup), (count,))
         mask &= place[axis][:, None] == wanted[None, :]
-    return np.nonzero(mask)
+    row, column = np.nonzero(mask)
+    return row, column
 
 
 def _columns(
@@ -308,18 +311,14 @@ def _nearest(
 def _distance(plan: TransferPlan, senders: IntArray, receivers: IntArray) -> IntArray:
     """0 on one device, 1 on one host, 2 elsewhere."""
     assert plan.seats is not None
-    ends = []
-    for seat, ranks in ((plan.seats.sender, senders), (plan.seats.receiver, receivers)):
-        environment: Environment = {"rank": ranks}
-        ends.append(
-            [
-                np.broadcast_to(evaluate(parse(entry), environment, {}), ranks.shape)
-                for entry in (seat.host, seat.device)
-            ]
-        )
-    same_host = ends[0][0] == ends[1][0]
-    same_device = same_host & (ends[0][1] == ends[1][1])
-    return 2 - same_host.astype(np.int64) - same_device.astype(np.int64)
+    sender, receiver = plan.seats.sender, plan.seats.receiver
+    same_host = _seated(sender.host, senders) == _seated(receiver.host, receivers)
+    same_device = _seated(sender.device, senders) == _seated(receiver.device, receivers)
+    return 2 - same_host.astype(np.int64) - (same_host & same_device).astype(np.int64)
+
+
+def _seated(entry: IntExpression, ranks: IntArray) -> IntArray:
+    return np.broadcast_to(evaluate(parse(entry), {RANK: ranks}, {}), ranks.shape)
 
 
 def address(instances: Instances, at: IntArray) -> IntArray:

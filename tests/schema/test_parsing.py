@@ -15,7 +15,7 @@ from tranship.schema.diagnostics import DiagnosticError, Location
     ("name", "data", "code", "line", "column", "pointer"),
     [
         ("a.json", b"", "TS102", 1, 1, ""),
-        ("a.json", b" \n \n", "TS102", 1, 1, ""),
+        ("a.json", b" \n \n", "TS102", 3, 1, ""),
         ("a.json", b'{"length": 1,\n "draft" 2}', "TS102", 2, 10, ""),
         ("a.json", b'{"length": 1}\n x', "TS102", 2, 2, ""),
         ("a.json", b'{"length": 1', "TS102", 1, 13, ""),
@@ -76,7 +76,7 @@ def test_all_repeated_keys_are_reported_with_their_first_occurrence() -> None:
     assert [(at.pointer, at.line, at.column, first.column) for at, first in places if at] == [
         ("/a/b", 1, 16, 8),
         ("/c/0/~0~1", 3, 2, 9),
-        ("/c/0/~0~1/d", 3, 16, 8),
+        ("/c/0/~0~1/d", 3, 17, 9),
     ]
 
 
@@ -159,15 +159,12 @@ def reference_accepts(text: str) -> bool:
 
 
 FRAGMENTS = [*'[]{},: \n"1a-', '"a":', '"a"', "1.5", "1e400", "NaN", "null", '"\\ud800"', "\\"]
-FRAGMENTS += [
-    "9223372036854775807",
-    "9223372036854775808",
-    "-9223372036854775808",
-    '"\\ud83d\\ude00"',
-]
+NUMBERS = ["9223372036854775807", "9223372036854775808", "-9223372036854775808"]
 
 
-@given(st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
+@given(
+    st.lists(st.sampled_from([*FRAGMENTS, *NUMBERS, '"\\ud83d\\ude00"']), max_size=8).map("".join)
+)
 @settings(deadline=None, max_examples=400)
 def test_strict_json_accepts_what_the_rules_allow_and_reads_it_as_json_does(text: str) -> None:
     try:

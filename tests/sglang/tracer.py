@@ -75,7 +75,7 @@ class _Memory:
     name: str
     dtype: torch.dtype
     shape: Ints
-    storage: torch.UntypedStorage  # kept alive, so that no other storage gets its identity
+    storage: torch.UntypedStorage
     offset: int = 0
 
 
@@ -97,8 +97,13 @@ class _Temporary(_Memory):
     count elements of the checkpoint tensor. `spoiled` names the operation that computed its values.
     """
 
-    content: list[tuple[_Checkpoint, Box]] = field(default_factory=list[tuple[_Checkpoint, Box]])
     spoiled: str = ""
+    content: list[tuple[_Memory, Box]] = field(default_factory=list[tuple[_Memory, Box]])
+
+    def put(self, tensor: _Memory, found: tuple[Box, ...]) -> None:
+        if any(intersect(old, new) for _, old in self.content for new in found):
+            raise TraceError(f"{self.name} gets a part of {tensor.name} on top of another")
+        self.content.extend((tensor, box) for box in found)
 
 
 class Tracer(TorchDispatchMode):
@@ -117,7 +122,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.writes: list[Write] = []
         self.fillings: list[Filling] = []
-        self._memories: dict[int, _Memory] = {}
+        self._memories: dict[torch.UntypedStorage, _Memory] = {}
         for name, tensor in checkpoint.items():
             if not tensor.is_contiguous() or tensor.storage_offset():
                 raise TraceError(f"checkpoint tensor {name} is not contiguous")
@@ -130,12 +135,12 @@ class Tracer(TorchDispatchMode):
         return Trace(tuple(self.writes), tuple(self.fillings))
 
     def _add(self, memory: _Memory) -> None:
-        other = self._memories.setdefault(id(memory.storage), memory)
+        other = self._memories.setdefault(memory.storage, memory)
         if other is not memory:
             raise TraceError(f"{memory.name} shares its storage with {other.name}")
 
     def _find(self, tensor: torch.Tensor) -> _Memory | None:
-        return self._memories.get(id(tensor.untyped_storage()))
+        return self._memories.get(tensor.untyped_storage())
 
     def __torch_dispatch__(
         self,
@@ -160,7 +165,9 @@ class Tracer(TorchDispatchMode):
                 self._create(result)
                 self._concatenate(result, args[0], *args[1:], **kwargs)
             case name:
-                self._compute(name, func._schema, (*args, *kwargs.values()), result)
+                names = [argument.name for argument in func._schema.arguments]
+                named = dict(zip(names, args, strict=False)) | kwargs
+                self._compute(name, func._schema, named, result)
         return result
 
     def _create(self, tensor: torch.Tensor, spoiled: str = "") -> None:
@@ -200,34 +207,32 @@ class Tracer(TorchDispatchMode):
         views = _view(source.expand(target.shape), origin), _view(target, memory)
         for tensor, read, written in _resolve(origin, *views):
             if isinstance(memory, _Temporary):
-                found = boxes(written, memory.shape, read)
-                memory.content.extend((tensor, box) for box in found)
+                memory.put(tensor, boxes(written, memory.shape, read))
             else:
                 found = boxes(read, tensor.shape, written)
                 self.writes.extend(Write(memory.name, tensor.name, box) for box in found)
 
     def _compute(
-        self, operation: str, schema: Any, arguments: Iterable[object], result: object
+        self, operation: str, schema: Any, arguments: Mapping[str, object], result: object
     ) -> None:
         """Note what an operation spoils: the tensors that it changes, and new ones it returns."""
-        inputs = [self._find(tensor) for tensor in _tensors(arguments)]
-        known = [memory for memory in inputs if memory]
-        changed = [
-            self._find(tensor)
-            for argument, value in zip(schema.arguments, arguments, strict=False)
-            if argument.alias_info is not None and argument.alias_info.is_write
-            for tensor in _tensors([value])
-        ]
-        for memory in changed:
-            if isinstance(memory, _Temporary):
-                memory.spoiled = operation
-            elif memory:
-                raise TraceError(f"{operation} changes {memory.name}")
+        for argument in schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in _tensors([arguments.get(argument.name)]):
+                    self._spoil(self._find(tensor), operation)
+        if any(returned.alias_info is not None for returned in schema.returns):
+            return
+        inputs = filter(None, map(self._find, _tensors(arguments.values())))
+        reason = next((f"{operation} of {memory.name}" for memory in inputs), "")
         for tensor in _tensors([result]):
-            if self._find(tensor) is None and not any(
-                returned.alias_info for returned in schema.returns
-            ):
-                self._create(tensor, f"{operation} of {known[0].name}" if known else "")
+            if self._find(tensor) is None:
+                self._create(tensor, reason)
+
+    def _spoil(self, memory: _Memory | None, operation: str) -> None:
+        if isinstance(memory, _Temporary):
+            memory.spoiled = operation
+        elif memory:
+            raise TraceError(f"{operation} changes {memory.name}")
 
 
 def _name(memory: _Memory | None) -> str:
@@ -275,12 +280,12 @@ def _resolve(
         yield origin, read, written
         return
     if origin.spoiled:
-        raise TraceError(f"weights are computed by {origin.spoiled}")
-    total = 0
+        raise TraceError(f"a weight is computed by {origin.spoiled}")
+    found = 0
     for box in boxes(read, origin.shape, written):
         for tensor, content in origin.content:
             if common := intersect(content, box):
-                total += math.prod(common[0].sizes)
+                found += math.prod(common[0].sizes)
                 yield tensor, *common
-    if total != math.prod(read.sizes):
-        raise TraceError("...")
+    if found != math.prod(read.sizes):
+        raise TraceError(f"{origin.name} is read where no checkpoint tensor was put")

@@ -1,0 +1,1 @@
+"""The proofs that `verify.py` lists, one a module, and what they read; see there."""

@@ -1,0 +1,181 @@
+"""Where families exist, as arrays no finer than what is read of them.
+
+An expression that reads neither `layer` nor `tp` has one value for all layers and all positions on
+`tp`. The rules therefore evaluate a family once for every combination of the names that they
+read, not for every member on every rank. That is exact, and small.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+
+from tranship.schema import indexset
+from tranship.schema.expression import IntArray, evaluate, parse, tables, variables
+from tranship.schema.manifest import Axis, IntExpression, Manifest
+from tranship.schema.mesh import coordinates, table_arrays
+from tranship.schema.moves import Environment, grid_size, index_grid
+from tranship.schema.template import parse_template
+
+MAX_ROWS = 2**23
+"""Most rows that one family is evaluated at."""
+
+At = Mapping[str, IntExpression]
+
+
+class TooManyRows(Exception):
+    """A family, or two that belong together, would have to be evaluated at more than MAX_ROWS."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        super().__init__(f"{rows:,} rows")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Distinct combinations of values of some names: `rows` of them, one int64 array per name."""
+
+    environment: Environment
+    rows: int
+
+    def take(self, index: IntArray) -> "Places":
+        """The combinations at positions `index`."""
+        return Places({name: v[index] for name, v in self.environment.items()}, len(index))
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The mesh of one manifest: its axes, the ranks it speaks for (int64), and its tables."""
+
+    axes: tuple[Axis, ...]
+    ranks: IntArray
+    tables: Mapping[str, IntArray]
+
+    def spots(self, names: AbstractSet[str]) -> Places:
+        """Find the distinct coordinates of the ranks on the axes `names` (`rank` is one)."""
+        if not names:
+            return Places({}, 1)
+        named = [axis for axis in self.axes if axis.name in names]
+        every = {n: v for n, v in coordinates(named, self.ranks).items() if n in names}
+        first = np.unique(number_rows(list(every.values()), len(self.ranks)), return_index=True)[1]
+        return Places(every, len(self.ranks)).take(first)
+
+
+def world_of(manifest: Manifest) -> World:
+    """Make the mesh of a manifest whose `ranks` parse."""
+    count = manifest.world_size
+    ranks = range(count) if manifest.ranks is None else indexset.parse(manifest.ranks)
+    return World(
+        manifest.axes, np.array(ranks, dtype=np.int64), table_arrays(manifest.tables)
+    )
+
+
+def speaks_for_all(manifest: Manifest) -> bool:
+    """Whether a manifest declares all ranks of its world; only such manifests can be compiled."""
+    return manifest.ranks is None or len(indexset.parse(manifest.ranks)) == manifest.world_size
+
+
+def find_places(
+    world: World, indices: Mapping[str, str], at: Sequence[At], read: AbstractSet[str]
+) -> Places:
+    """Find all values that the names `read` take together where a family exists.
+
+    Args:
+        world: The mesh.
+        indices: The family's indices, and its piece's.
+        at: Conditions on axes that must all hold.
+        read: Names of indices and axes. Names in `at` come with them.
+
+    Raises:
+        TooManyRows: more than `MAX_ROWS` combinations.
+    """
+    conditions = [(axis, parse(value)) for mapping in at for axis, value in mapping.items()]
+    named = set(read).union(*(variables(value) for _, value in conditions))
+    own = {name: text for name, text in indices.items() if name in named}
+    grid, points = index_grid(own), grid_size(own)
+    spots = world.spots({axis for axis, _ in conditions} | (named - indices.keys()))
+    spot, point = join(
+        [spots.environment[axis] for axis, _ in conditions],
+        [spread(evaluate(value, grid, world.tables), points) for _, value in conditions],
+        (spots.rows, points),
+    )
+    environment = {name: values[point] for name, values in grid.items()}
+    environment |= spots.take(spot).environment
+    return Places(environment, len(point))
+
+
+def spread(value: int | IntArray, rows: int) -> IntArray:
+    """Repeat a value that does not depend on the row."""
+    return np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,))
+
+
+def columns(entries: Sequence[IntExpression], places: Places, world: World) -> IntArray:
+    """Evaluate one expression per column, into int64 `[rows, len(entries)]`."""
+    result = np.empty((places.rows, len(entries)), dtype=np.int64)
+    for column, entry in enumerate(entries):
+        result[:, column] = evaluate(parse(entry), places.environment, world.tables)
+    return result
+
+
+def names_in(entries: Sequence[IntExpression]) -> frozenset[str]:
+    """Names of the indices and axes that expressions read."""
+    return frozenset[str]().union(*(variables(parse(e)) for e in entries if isinstance(e, str)))
+
+
+def names_in_template(text: str) -> frozenset[str]:
+    """Names of the indices that the holes of a template read."""
+    return frozenset[str]().union(*(variables(hole) for hole in parse_template(text).holes))
+
+
+def names_in_at(at: At) -> frozenset[str]:
+    """Names that conditions read, and the axes that they are about."""
+    return names_in(list(at.values())) | at.keys()
+
+
+def number_rows(columns: Sequence[IntArray], rows: int) -> IntArray:
+    """Number the distinct rows of a table from 0 on: equal rows have equal numbers, `[rows]`."""
+    code, size = np.zeros(rows, dtype=np.int64), 1
+    if not rows:
+        return code
+    for column in columns:
+        low, high = int(column.min()), int(column.max())
+        if size * (high - low + 1) >= 2**62:
+            code, size = _compress(code)
+            column, width = _compress(column)
+            low, high = 0, width - 1
+        code = code * (high - low + 1) + (column - low)
+        size *= high - low + 1
+    return _compress(code)[0]
+
+
+def _compress(values: IntArray) -> tuple[IntArray, int]:
+    """Replace values by their ranks; also the number of distinct values."""
+    distinct, rank = np.unique(values, return_inverse=True)
+    return rank.reshape(-1).astype(np.int64), len(distinct)
+
+
+def join(
+    left: Sequence[IntArray], right: Sequence[IntArray], rows: tuple[int, int]
+) -> tuple[IntArray, IntArray]:
+    """Find all pairs (row of `left`, row of `right`) that are equal in every column.
+
+    `rows` are the two numbers of rows. Without columns all pairs are equal. Pairs are ordered by
+    left row, then right row.
+
+    Raises:
+        TooManyRows: more than `MAX_ROWS` pairs.
+    """
+    both = [np.concatenate([a, b]) for a, b in zip(left, right, strict=True)]
+    number = number_rows(both, sum(rows))
+    wanted, offered = number[: rows[0]], number[rows[0] :]
+    order = np.argsort(offered, kind="stable")
+    offered = offered[order]
+    low = np.searchsorted(offered, wanted, side="left")
+    count = np.searchsorted(offered, wanted, side="right") - low
+    total = int(count.sum())
+    if total > MAX_ROWS:
+        raise TooManyRows(total)
+    before = np.cumsum(count) - count
+    first = np.repeat(np.arange(rows[0], dtype=np.int64), count)
+    return first, order[np.arange(total, dtype=np.int64) - before[first] + low[first]]

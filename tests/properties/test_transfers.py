@@ -1,0 +1,90 @@
+"""Any transfer that can be declared compiles, verifies, runs, and delivers the dense oracle's bytes."""
+
+import os
+
+import torch
+from hypothesis import HealthCheck, given, note, settings
+
+from tests.properties.build import build, fqn
+from tests.properties.cases import Case, cases
+from tests.properties.dense import Dense
+from tranship.compiler.pipeline import compile_transfer
+from tranship.compiler.verify import InputDigests, verify
+from tranship.runtime.execute import simulate
+from tranship.schema.codec import digest, dump
+from tranship.schema.fold import fold
+from tranship.schema.manifest import Manifest, Side
+from tranship.schema.policy import Allowance, Policy
+from tranship.schema.transfer import Options
+
+EXAMPLES = int(os.environ.get("TRANSHIP_EXAMPLES", "200"))
+
+
+def permissive(case: Case) -> Policy:
+    """Allow every lossy edge that the case needs, by name."""
+    lines = [
+        Allowance(
+            edge=edge,
+            tensors="*",
+            sender_dtype=sender.encoding.dtype,
+            receiver_dtype=receiver.encoding.dtype,
+            reason="drawn at random",
+        )
+        for sender, receiver in zip(case.sender.holdings, case.receiver.holdings, strict=True)
+        for edge in ("cast", "dequantize", "requantize")
+    ]
+    return Policy(format="tranship.policy/1", allow=tuple(dict.fromkeys(lines)))
+
+
+def digests(sender: Manifest, receiver: Manifest, policy: Policy, options: Options) -> InputDigests:
+    """Digests of the inputs as the command line computes them."""
+    return InputDigests(
+        sender=digest(dump(sender)),
+        receiver=digest(dump(receiver)),
+        policy=digest(dump(policy)),
+        placement=None,
+        options=digest(dump(options)),
+    )
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(case=cases())
+def test_every_declared_transfer_delivers_the_oracles_bytes(case: Case) -> None:
+    names = {
+        fqn(tensor.name, layer): number
+        for number, tensor in enumerate(case.tensors)
+        for layer in range(case.layers)
+    }
+    dense = Dense(case, names)
+    sender, expected = build(case, Side.SENDER, dense), build(case, Side.RECEIVER, dense)
+    manifests = fold(sender.declaration), fold(expected.declaration)
+    policy = permissive(case)
+    options = Options.model_validate({"formula": case.formula, "staging_bytes": case.staging_bytes})
+    plan = compile_transfer(*manifests, policy=policy, options=options)
+    note(dump(plan).decode())
+    findings = verify(plan, *manifests, policy, None, digests=digests(*manifests, policy, options))
+    assert findings == ()
+    received = {
+        rank: {name: _blank(tensor) for name, tensor in memory.items()}
+        for rank, memory in expected.memory.items()
+    }
+    simulate(plan, sender.memory, received, recipes={})
+    for rank, memory in expected.memory.items():
+        for name, tensor in memory.items():
+            assert torch.equal(_bytes(received[rank][name]), _bytes(tensor)), (rank, name)
+
+
+def _blank(tensor: torch.Tensor) -> torch.Tensor:
+    """Memory like `tensor`'s with none of its values."""
+    blank = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    blank.untyped_storage().fill_(0x5A)
+    return blank
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements' bytes, in row-major order."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)

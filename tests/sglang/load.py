@@ -1,0 +1,40 @@
+"""Load a checkpoint into one rank of an SGLang engine with SGLang's code, and save what it holds."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.sglang.boot import Place, boot, build_model, parser
+from tests.sglang.configs import CONFIGS
+from tests.sglang.inventory import inventory
+from tranship.schema.manifest import Kind
+
+UNWRITTEN = 0xFF
+"""Every byte of every parameter before loading: a NaN in each floating-point type."""
+
+
+def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
+    model: Any = build_model(model_config, "cpu")
+    for entry in inventory(model):
+        if entry.kind is Kind.PARAMETER:
+            entry.tensor.view(-1).view(torch.uint8).fill_(UNWRITTEN)
+    model.load_weights(iter(checkpoint.items()))
+    return {entry.name: entry.tensor.clone() for entry in inventory(model)}
+
+
+def main() -> None:
+    """Run as a script."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("checkpoint", type=Path, help="the safetensors file to load")
+    arguments.add_argument("output", type=Path, help="the safetensors file to write")
+    given = arguments.parse_args()
+    place = Place(given.tp, given.ep, given.rank)
+    model_config = boot(CONFIGS[given.config], place)
+    save_file(load_rank(model_config, load_file(given.checkpoint)), given.output)
+
+
+if __name__ == "__main__":
+    main()
