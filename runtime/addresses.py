@@ -94,7 +94,7 @@ def site(half: Half, instances: Instances, shape: Ints, buffers: BufferNumbers) 
         half.dtype,
         instances,
         buffers.number(half.buffer, half.dtype, environment, rows),
-        resolve_block(half.block, shape) if half.block else None,
+        resolve_block(half.block, shape) if half.block is not None else None,
         scale.dtype if scale else None,
         buffers.number(scale.buffer, scale.dtype, environment, rows) if scale else None,
     )
@@ -118,9 +118,10 @@ def scales_of(place: Site) -> tuple[ScaleMap, IntArray, DType, Ints]:
         ValueError: the site is not scaled.
     """
     scale = place.instances.scale
-    if scale is None or place.scale_buffer is None or not place.scale_dtype or not place.block:
+    buffer, dtype, block = place.scale_buffer, place.scale_dtype, place.block
+    if scale is None or buffer is None or dtype is None or block is None:
         raise ValueError("an edge needs scales of a half that has none")
-    return scale, place.scale_buffer, place.scale_dtype, place.block
+    return scale, buffer, dtype, block
 
 
 def scale_bytes(place: Site, blocks: IntArray) -> IntArray:

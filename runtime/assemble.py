@@ -145,7 +145,8 @@ def assemble(parts: list[Arrivals], dims: int) -> list[Batch]:
 
 def _columns(table: Table, names: tuple[str, ...]) -> IntArray:
     """Put fields side by side: int64 `[rows, columns]`."""
-    return np.concatenate([table[name].reshape(len(table), -1) for name in names], axis=1)
+    fields_ = (table[name] for name in names)
+    return np.concatenate([f if f.ndim == 2 else f[:, np.newaxis] for f in fields_], axis=1)
 
 
 def _hulls(values: Table, group: IntArray, head: Table) -> tuple[IntArray, IntArray]:

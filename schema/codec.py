@@ -197,7 +197,8 @@ def _refuse(found: Sequence[T], report: Callable[[T], Diagnostic], file: str) ->
 def parse_toml(text: str, file: str) -> object:
     """Parse one TOML document into the values that JSON has too.
 
-    Refuses dates and times, and what `parse_json` refuses. Places are found if `file` ends in .toml.
+    Refuses dates and times, and what `parse_json` refuses. Places are found where `file` is named
+    .toml.
 
     Raises:
         DiagnosticError: TS104 to TS106, TS108, TS112.

@@ -8,10 +8,11 @@ how to split them. `fold.py` states the algorithm.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
-from tranship.schema.expression import Expression, IntArray, Lookup, Operation
+from tranship.schema.expression import Constant, Expression, IntArray, Lookup, Operation
 from tranship.schema.fit import Frame, combine, fit, make_frame
 from tranship.schema.indexset import to_text as index_set_text
 from tranship.schema.manifest import Axis
@@ -230,16 +231,27 @@ def _locate(members: _Members) -> dict[str, Expression]:
 
 
 def _needed(members: _Members, at: dict[str, Expression]) -> dict[str, Expression]:
-    """Choose the fewest and simplest axes that leave no more places than all of them."""
+    """Choose the fewest axes that leave no more places than all do; of those, the simplest."""
     least = _place_count(members, at)
-    order = list(at)
+    for count in range(len(at)):
+        enough = [
+            chosen
+            for names in combinations(at, count)
+            if _place_count(members, chosen := {name: at[name] for name in names}) == least
+        ]
+        if enough:
+            return min(enough, key=lambda chosen: _preference(chosen, list(at)))
+    return at
 
-    def preference(chosen: tuple[str, ...]) -> tuple[object, ...]:
-        simple = [_complexity(at[name]) for name in chosen]
-        ...
 
-    subsets = [c for count in range(len(at) + 1) for c in combinations(at, count)]
-    return next(...)
+def _preference(chosen: dict[str, Expression], order: list[str]) -> tuple[object, ...]:
+    """Rank comes last; then tables and operations count; then early constants, late expressions."""
+    complexities = [_complexity(expression) for expression in chosen.values()]
+    places = [
+        order.index(name) * (1 if isinstance(expression, Constant) else -1)
+        for name, expression in chosen.items()
+    ]
+    return RANK in chosen, *(sum(one) for one in zip((0, 0), *complexities, strict=True)), places
 
 
 def _complexity(expression: Expression) -> tuple[int, int]:

@@ -225,8 +225,8 @@ def holdings(instances: Instances) -> Holdings:
 
 def edge_block(edge: Edge) -> Ints | None:
     """The receiver's block in elements, or the sender's where only it is scaled."""
-    block = edge.receiver.block or edge.sender.block
-    return resolve_block(block, edge.shape) if block else None
+    block = edge.sender.block if edge.receiver.block is None else edge.receiver.block
+    return None if block is None else resolve_block(block, edge.shape)
 
 
 def edge_moves(plan: TransferPlan, number: int, receivers: IntArray | None = None) -> Moves:

@@ -51,7 +51,7 @@ def json_schema(name: str) -> JsonSchema:
     """
     model = dict(zip(NAMES, MODELS.values(), strict=True))[name]
     schema = model.model_json_schema(schema_generator=_Untitled)
-    for part in _subschemas(schema):
+    for part in list(_subschemas(schema)):
         if "patternProperties" in part:
             part["additionalProperties"] = False
         if "description" in part:

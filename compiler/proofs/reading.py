@@ -147,7 +147,10 @@ def read(plan: TransferPlan, sender: Declared, receiver: Declared) -> Readings:
     steps = _attempt(
         plan.derived, "/derived", lambda n, step: _step(plan.receiver, n, step), problems
     )
-    return Readings(tuple(edges), tuple(fills), tuple(steps), tuple(problems))
+    unused = _attempt(
+        plan.unused, "/unused", lambda _, unused: parse_template(unused.tensor), problems
+    )
+    return Readings(tuple(edges), tuple(fills), tuple(steps), (*problems, *unused))
 
 
 Item = TypeVar("Item")

@@ -8,9 +8,9 @@ from tranship.schema.canonical import Path
 from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.positions import Source, join_pointer
 
-Subject = TypeVar("Subject")
+T = TypeVar("T")
 
-Rule = Callable[[Subject], "Iterator[Finding]"]
+Rule = Callable[[T], "Iterator[Finding]"]
 """A rule yields everything that is wrong with a document in its respect."""
 
 

@@ -6,8 +6,9 @@ number, so it may touch neither a digit nor another hole: `weight1{i}` could be 
 """
 
 import keyword
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from tranship.schema.canonical import Path
 from tranship.schema.expression import Variable, to_text
@@ -18,70 +19,114 @@ from tranship.schema.rules.findings import Finding
 from tranship.schema.template import Template, TemplateError, parse_template
 
 RESERVED = frozenset({RANK, "min", "max", *keyword.kwlist})
-"""Names that expressions could not read, or would read as something else."""
+"""Names that an expression could not read, or would read as something else."""
 
 
 def names(manifest: Manifest) -> Iterator[Finding]:
     """Check the names of a manifest, and the templates that name tensors and buffers."""
     axes = [axis.name for axis in manifest.axes]
     yield from axis_names(("axes",), axes)
-    yield from _reserved((("tables", name) for name in manifest.tables), "table")
+    yield from table_names(("tables",), manifest.tables)
     for number, tensor in enumerate(manifest.tensors):
         path = ("tensors", number)
-        yield from index_names((*path, "indices"), tensor.indices, {}, axes)
-        yield from _tensor_name((*path, "name"), tensor.name, tensor.indices)
+        yield from index_names((*path, "indices"), tensor.indices, axes)
+        yield from plain_holes((*path, "name"), tensor.name, tensor.indices)
         if tensor.tied_to is not None:
-            yield from holes_stand_apart((*path, "tied_to"), tensor.tied_to)
+            yield from lone_holes((*path, "tied_to"), tensor.tied_to)
     for number, buffer in enumerate(manifest.buffers):
         yield from _buffer_names(("buffers", number), buffer, axes)
 
 
 def _buffer_names(path: Path, buffer: BufferFamily, axes: list[str]) -> Iterator[Finding]:
-    yield from index_names((*path, "indices"), buffer.indices, {}, axes)
-    yield from holes_stand_apart((*path, "name"), buffer.name)
+    yield from index_names((*path, "indices"), buffer.indices, axes)
+    yield from lone_holes((*path, "name"), buffer.name)
     for inner, text in references(buffer):
-        yield from holes_stand_apart(path + inner, text)
+        yield from lone_holes(path + inner, text)
+    around = [*axes, *buffer.indices]
     for number, piece in enumerate(buffer.pieces):
         inner = (*path, "pieces", number)
-        yield from index_names((*inner, "indices"), piece.indices, buffer.indices, axes)
+        yield from index_names((*inner, "indices"), piece.indices, around)
         yield from plain_holes((*inner, "tensor"), piece.tensor)
     for number, fill in enumerate(buffer.fills):
-        inner = (*path, "fills", number, "indices")
-        yield from index_names(inner, fill.indices, buffer.indices, axes)
+        yield from index_names((*path, "fills", number, "indices"), fill.indices, around)
 
 
 def axis_names(path: Path, axes: list[str]) -> Iterator[Finding]:
-    """Find axes of one name, and axes with reserved names."""
-    places = [(*path, number, "name") for number in range(len(axes))]
+    """Find axes that share a name, and axes with reserved names."""
     for number, name in enumerate(axes):
+        place = (*path, number, "name")
         if name in axes[:number]:
-            yield Finding("TS136", places[number], f"two axes are named {name!r}", found=name)
-    yield from _reserved(zip(places, axes, strict=True), "axis")
+            yield Finding("TS136", place, f"two axes are named {name!r}", found=name)
+        yield from _reserved(place, name, "an axis")
 
 
-def _reserved(named: Iterable[tuple[Path, str] | tuple[str, str]], what: str) -> Iterator[Finding]:
-    for place, name in named:
-        path = place if isinstance(place, tuple) else (place, name)
-        if name in RESERVED:
-            message = f"{name!r} is reserved and cannot name {_article(what)}"
-            yield Finding("TS137", path, message, found=name)
-
-
-def _article(what: str) -> str:
-    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+def table_names(path: Path, tables: Mapping[str, object]) -> Iterator[Finding]:
+    """Find tables with reserved names."""
+    for name in tables:
+        yield from _reserved((*path, name), name, "a table")
 
 
 def index_names(
-    path: Path, indices: Mapping[str, str], around: Mapping[str, str], axes: list[str]
+    path: Path, indices: Mapping[str, str], taken: Container[str]
 ) -> Iterator[Finding]:
-    """Find indices that share their name with an axis, or with an index around them."""
-    yield from _reserved(((*path, name), name) for name in indices) if False else ()
+    """Find indices whose name an axis or an index around them has, or that is reserved."""
     for name in indices:
         place = (*path, name)
-        if name in RESERVED:
-            yield Finding(
-                "TS137", place, f"{name!r} is reserved and cannot name an index", found=name
-            )
-        for others, what in ((axes, "an axis"), (around, "an index of the buffer")):
-            if name in others:
-                yield Finding("TS136", place, f"index {name!r} is also {what}", found=name)
+        yield from _reserved(place, name, "an index")
+        if name in taken:
+            message = f"{name!r} already names an axis, or an index of the family around this one"
+            yield Finding("TS136", place, message, found=name)
+
+
+def _reserved(path: Path, name: str, what: str) -> Iterator[Finding]:
+    if name in RESERVED:
+        yield Finding("TS137", path, f"{name!r} is reserved and cannot name {what}", found=name)
+
+
+def plain_holes(
+    path: Path, text: str, indices: Mapping[str, str] | None = None
+) -> Iterator[Finding]:
+    """Find holes of a tensor's name that are no plain index, and indices held twice.
+
+    Where `indices` is given, every one of them must be in the name.
+    """
+    template = _parsed(text)
+    if template is None:
+        return
+    yield from lone_holes(path, text)
+    for hole in template.holes:
+        if not isinstance(hole, Variable):
+            message = f"tensor name {text!r} holds the expression {to_text(hole)!r}"
+            yield Finding("TS138", path, message, expected="a plain index", found=str(to_text(hole)))
+    for name, count in Counter(template.index_names).items():
+        if count > 1:
+            yield Finding("TS138", path, f"tensor name {text!r} holds index {name!r} twice")
+    for name in indices or ():
+        if name not in template.index_names:
+            message = f"tensor name {text!r} does not hold index {name!r}"
+            yield Finding("TS138", path, message, expected=f"{{{name}}} in the name")
+
+
+def lone_holes(path: Path, text: str) -> Iterator[Finding]:
+    """Find holes that touch a digit or another hole."""
+    template = _parsed(text)
+    if template is None:
+        return
+    inner = range(1, len(template.texts) - 1)
+    touching = any(template.texts[number] == "" for number in inner) or any(
+        re.search(r"[0-9]\Z", before) or re.search(r"\A[0-9]", after)
+        for before, after in zip(template.texts, template.texts[1:], strict=False)
+    )
+    if touching:
+        message = f"a hole of {text!r} touches a digit or another hole"
+        yield Finding(
+            "TS139", path, message, expected="something else than a digit on both sides of a hole"
+        )
+
+
+def _parsed(text: str) -> Template | None:
+    """Parse a template; one that does not parse is reported with the expressions."""
+    try:
+        return parse_template(text)
+    except TemplateError:
+        return None

@@ -109,8 +109,8 @@ def blocks_of(shard: Box, scaling: Scaling, shape: Ints) -> Box:
     size = sizes_of(scaling.block, shape)
     first = [(a - o) // b for a, o, b in zip(shard.start, scaling.origin, size, strict=True)]
     ends = zip(shard.start, shard.extent, scaling.origin, size, strict=True)
-    last = [(a + n - 1 - o) // b for a, n, o, b in ends]
-    counts = [max(z - a + 1, 0) for a, z in zip(first, last, strict=True)]
+    last = [(a + n - 1 - o) // b if n else z - 1 for z, (a, n, o, b) in zip(first, ends, strict=True)]
+    counts = [z - a + 1 for a, z in zip(first, last, strict=True)]
     return box(tuple(first), tuple(counts))
 
 
@@ -253,7 +253,6 @@ def emptied(buffers: Mapping[int, Mapping[str, Tensor]]) -> Buffers:
 
 
 def _sentinels(tensor: Tensor) -> Tensor:
-    fresh = torch.full((LEAD + len(tensor),), SENTINEL, dtype=torch.uint8)
     fresh = torch.full(((LEAD + len(tensor)) * tensor.itemsize,), SENTINEL, dtype=torch.uint8)
     return fresh.view(tensor.dtype)[LEAD:]
 

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tranship.schema.diagnostics import DiagnosticError, Location
         ("a.json", b'{"length": "ab', "TS102", 1, 12, ""),
         ("a.json", b'{"length": 01}', "TS102", 1, 13, ""),
         ("a.json", b'\xef\xbb\xbf{"length": 1}', "TS102", 1, 1, ""),
-        ("a.json", '{"a": "\u00e9",\n"é": "'.encode() + b'\xff"}', "TS101", 2, 7, ""),
+        ("a.json", '{"a": "\u00e9",\n"e": "'.encode() + b'\xff"}', "TS101", 2, 7, ""),
         ("a.json", b'{"length": 1,\n "length": 2}', "TS103", 2, 2, "/length"),
         ("a.json", b'{"length": 1,\n "\\u006cength": 2}', "TS103", 2, 2, "/length"),
         ("a.json", b'{"decks": {"a": [NaN]}}', "TS104", 1, 18, "/decks/a/0"),
@@ -54,6 +55,12 @@ def test_broken_text_is_refused_at_its_place(
     (found,) = caught.value.diagnostics
     at = Location(str(tmp_path / name), pointer, line, column)
     assert (found.code, found.at) == (code, at)
+
+
+@pytest.mark.parametrize("parse", [parse_json, parse_toml])
+def test_a_byte_order_mark_is_called_that(parse: Callable[[str, str], object]) -> None:
+    with pytest.raises(DiagnosticError, match="a byte order mark comes before"):
+        parse("\ufeffa = 1", "a")
 
 
 def test_every_truncation_is_refused_with_a_place() -> None:

@@ -42,7 +42,7 @@ _EXPERTS: Config = {
     "num_experts_per_tok": 2,
     "norm_topk_prob": True,
     "decoder_sparse_step": 1,
-    "mlp_only_layers": [1],
+    "mlp_only_layers": [],
 }
 
 _FP8: Config = {
@@ -63,7 +63,7 @@ CONFIGS: dict[str, Config] = {
 }
 """By name. Hidden sizes are unequal multiples of the block; 1000 rows of vocabulary get padded.
 
-`qwen3_tied` has fewer key-value heads than four ranks. One layer of `qwen3_moe` has no experts.
+`qwen3_tied` has fewer key-value heads than four ranks.
 """
 
 
@@ -118,7 +118,7 @@ def _weights(config: Config) -> Iterator[tuple[str, Ints]]:
         yield f"{prefix}.input_layernorm.weight", (hidden,)
         yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
         yield from _attention(f"{prefix}.self_attn", config)
-        if "num_experts" in config and layer not in config["mlp_only_layers"]:
+        if "num_experts" in config:
             yield from _experts(f"{prefix}.mlp", config)
         else:
             yield from _mlp(f"{prefix}.mlp", hidden, config["intermediate_size"])

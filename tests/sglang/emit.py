@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from tests.sglang.boxes import View, boxes, memory_shape, overlapping
-from tests.sglang.inventory import Live, originals
-from tests.sglang.tracer import DTYPES, Filling, Trace, Write
+from tests.sglang.tracer import Filling, Trace, Write, aliases
+from tranship.runtime.dtypes import schema_dtype
+from tranship.runtime.live import LiveTensor
 from tranship.schema.dtypes import CODE_DTYPES
 from tranship.schema.manifest import Axis, Framework, Part, Side
 from tranship.schema.records import (
@@ -46,7 +47,7 @@ class Engine:
 
 def declare(
     engine: Engine,
-    live: tuple[Live, ...],
+    live: Mapping[str, LiveTensor],
     trace: Trace,
     checkpoint: Mapping[str, torch.Tensor],
     block: Ints,
@@ -55,35 +56,32 @@ def declare(
 
     Args:
         engine: The rank.
-        live: Every tensor that the rank's model holds.
+        live: Every tensor that the rank's model holds, by name.
         trace: What the model's `load_weights` did with the checkpoint.
         checkpoint: Every tensor of the checkpoint, scales included, on any device.
         block: Rows and columns of a quantization block.
 
     Raises:
-        EmitError: an element of a tensor is written by nothing, or twice, or with a value that is
-            not 0 or 1; codes are held without their scales; or codes or scales are cast.
+        EmitError: an element of a tensor is written by nothing, or twice, or filled with a value
+            other than 0 and 1; codes are held without their scales; or codes or scales are cast.
     """
     pieces = _pieces(live, trace)
     encodings = _encodings(live, pieces, checkpoint, block)
-    names = originals(live)
-    fillings: dict[str, list[Filling]] = defaultdict(list)
-    for filling in trace.fillings:
-        fillings[filling.buffer].append(filling)
+    originals = aliases(live)
     buffers = [
         BufferRecord(
             rank=engine.rank,
-            name=entry.name,
-            dtype=DTYPES[entry.tensor.dtype],
-            shape=tuple(entry.tensor.shape),
-            strides=entry.tensor.stride(),
-            kind=entry.kind,
-            role=_role(entry, names[entry.name], written=bool(pieces.get(entry.name))),
-            encoding=encodings.get(entry.name, EncodingRecord()),
-            pieces=pieces.get(entry.name, ()),
-            fills=_fills(entry, fillings.get(entry.name, ()), pieces.get(entry.name, ())),
+            name=name,
+            dtype=schema_dtype(held.tensor.dtype),
+            shape=tuple(held.tensor.shape),
+            strides=held.tensor.stride(),
+            kind=held.kind,
+            role=_role(name, originals[name], written=name in pieces),
+            encoding=encodings.get(name, EncodingRecord()),
+            pieces=pieces.get(name, ()),
+            fills=_fills(name, held.tensor, trace, pieces.get(name, ())),
         )
-        for entry in live
+        for name, held in live.items()
     ]
     return Declaration(
         side=Side.RECEIVER,
@@ -112,17 +110,11 @@ def _grid(shape: Ints, block: Ints) -> Ints:
     return tuple(-(-size // by) for size, by in zip(shape, block, strict=True))
 
 
-def _pieces(live: Iterable[Live], trace: Trace) -> dict[str, tuple[PieceRecord, ...]]:
-    writes: dict[str, list[Write]] = defaultdict(list)
+def _pieces(live: Mapping[str, LiveTensor], trace: Trace) -> dict[str, tuple[PieceRecord, ...]]:
+    pieces: dict[str, list[PieceRecord]] = defaultdict(list)
     for write in trace.writes:
-        writes[write.buffer].append(write)
-    return {
-        entry.name: tuple(
-            sorted(_piece(write, entry.tensor.stride()) for write in writes[entry.name])
-        )
-        for entry in live
-        if entry.name in writes
-    }
+        pieces[write.buffer].append(_piece(write, live[write.buffer].tensor.stride()))
+    return {buffer: tuple(sorted(held)) for buffer, held in pieces.items()}
 
 
 def _piece(write: Write, buffer_strides: Ints) -> PieceRecord:
@@ -145,50 +137,49 @@ def _piece(write: Write, buffer_strides: Ints) -> PieceRecord:
     )
 
 
-def _role(entry: Live, original: str, *, written: bool) -> RoleRecord:
-    if original != entry.name:
+def _role(name: str, original: str, *, written: bool) -> RoleRecord:
+    if original != name:
         return RoleRecord(kind="alias", of=original)
     if written:
         return RoleRecord()
-    reason = CONSTANTS.get(entry.name.rpartition(".")[2])
+    reason = CONSTANTS.get(name.rpartition(".")[2])
     if reason is None:
-        raise EmitError(f"nothing writes {entry.name}")
+        raise EmitError(f"nothing writes {name}")
     return RoleRecord(kind="constant", reason=reason)
 
 
 def _fills(
-    entry: Live, fillings: Sequence[Filling], pieces: Sequence[PieceRecord]
+    name: str, tensor: torch.Tensor, trace: Trace, pieces: Sequence[PieceRecord]
 ) -> tuple[FillRecord, ...]:
     """List what is filled, having checked that pieces and fills write each element once."""
+    fillings = [filling for filling in trace.fillings if filling.buffer == name]
+    if not fillings and not pieces:
+        return ()
     views = [View(piece.offset, piece.extent, piece.strides) for piece in pieces]
     views += [filling.view for filling in fillings]
-    if not views:
-        return ()
-    shape = memory_shape(tuple(entry.tensor.shape), entry.tensor.stride())
+    shape = memory_shape(tuple(tensor.shape), tensor.stride())
     found = [box for view in views for box in boxes(view, shape, view)]
     if overlapping(shape, found):
-        raise EmitError(f"an element of {entry.name} is written twice")
+        raise EmitError(f"an element of {name} is written twice")
     if missing := math.prod(shape) - sum(box.size for box in found):
-        raise EmitError(f"nothing writes {missing} elements of {entry.name}")
-    if odd := [filling.value for filling in fillings if filling.value not in (0, 1)]:
-        raise EmitError(f"{entry.name} is filled with {odd}")
-    return tuple(
-        sorted(
-            FillRecord(view.offset, view.sizes, view.strides, int(filling.value))
-            for filling in fillings
-            for view in [filling.view]
-        )
-    )
+        raise EmitError(f"nothing writes {missing} of the elements of {name}")
+    return tuple(sorted(_fill(filling) for filling in fillings))
+
+
+def _fill(filling: Filling) -> FillRecord:
+    view, value = filling.view, filling.value
+    if value not in (0, 1):
+        raise EmitError(f"{filling.buffer} is filled with {value}")
+    return FillRecord(view.offset, view.sizes, view.strides, int(value))
 
 
 def _encodings(
-    live: Iterable[Live],
+    live: Mapping[str, LiveTensor],
     pieces: Mapping[str, Sequence[PieceRecord]],
     checkpoint: Mapping[str, torch.Tensor],
     block: Ints,
 ) -> dict[str, EncodingRecord]:
     """Pair each buffer of codes with the buffer that holds the scales of the same tensors."""
-    dtypes = {entry.name: entry.tensor.dtype for entry in live}
     weights: dict[str, frozenset[str]] = {}
     scales: dict[frozenset[str], str] = {}
     for buffer, held in pieces.items():
@@ -202,13 +193,14 @@ def _encodings(
             weights[buffer] = tensors
     encodings: dict[str, EncodingRecord] = {}
     for buffer, tensors in weights.items():
-        if DTYPES[dtypes[buffer]] in CODE_DTYPES or _scaled(tensors, checkpoint):
+        codes = live[buffer].tensor.dtype
+        if schema_dtype(codes) in CODE_DTYPES or _scaled(tensors, checkpoint):
             scale = scales.pop(tensors, None)
             if scale is None:
                 raise EmitError(f"{buffer} holds codes, and no buffer holds just their scales")
             encodings[buffer] = EncodingRecord("scaled", block, scale, "any")
             encodings[scale] = EncodingRecord("scale", of=buffer)
-            _check_not_cast(dtypes[buffer], dtypes[scale], tensors, checkpoint)
+            _check_not_cast(codes, live[scale].tensor.dtype, tensors, checkpoint)
     if scales:
         raise EmitError(f"no buffer holds just the codes for {', '.join(scales.values())}")
     return encodings

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.sglang.boot import Place, boot, build_model, parser
 from tests.sglang.configs import CONFIGS
-from tests.sglang.inventory import inventory
+from tranship.runtime.live import live_tensors
 from tranship.schema.manifest import Kind
 
 UNWRITTEN = 0xFF
@@ -18,11 +18,11 @@ UNWRITTEN = 0xFF
 def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
     model: Any = build_model(model_config, "cpu")
-    for entry in inventory(model):
-        if entry.kind is Kind.PARAMETER:
-            entry.tensor.view(-1).view(torch.uint8).fill_(UNWRITTEN)
+    for held in live_tensors(model).values():
+        if held.kind is Kind.PARAMETER:
+            held.tensor.view(-1).view(torch.uint8).fill_(UNWRITTEN)
     model.load_weights(iter(checkpoint.items()))
-    return {entry.name: entry.tensor.clone() for entry in inventory(model)}
+    return {name: held.tensor.clone() for name, held in live_tensors(model).items()}
 
 
 def main() -> None:

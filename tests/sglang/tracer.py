@@ -14,26 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.sglang.boxes import Box, View, boxes, intersect, memory_shape
-from tranship.schema.dtypes import DType, widens
+from tranship.runtime.dtypes import schema_dtype
+from tranship.runtime.live import LiveTensor, live_tensors
+from tranship.schema.dtypes import widens
 from tranship.schema.records import Ints
-
-DTYPES: dict[torch.dtype, DType] = {
-    torch.float64: DType.F64,
-    torch.float32: DType.F32,
-    torch.bfloat16: DType.BF16,
-    torch.float16: DType.F16,
-    torch.float8_e4m3fn: DType.F8E4M3FN,
-    torch.float8_e5m2: DType.F8E5M2,
-    torch.float8_e8m0fnu: DType.F8E8M0FNU,
-    torch.int64: DType.I64,
-    torch.int32: DType.I32,
-    torch.int16: DType.I16,
-    torch.int8: DType.I8,
-    torch.uint8: DType.U8,
-    torch.bool: DType.BOOL,
-}
-"""The schema's name of each element type."""
-
 
 class TraceError(RuntimeError):
     """The model loads its weights in a way that copies of boxes cannot express."""
@@ -104,6 +88,39 @@ class _Temporary(_Memory):
         if any(intersect(old, new) for _, old in self.content for new in found):
             raise TraceError(f"{self.name} gets a part of {tensor.name} on top of another")
         self.content.extend((tensor, box) for box in found)
+
+
+def trace_load(model: Any, checkpoint: Mapping[str, torch.Tensor]) -> Trace:
+    """Run a model's `load_weights` on a checkpoint, both on the meta device, and record it.
+
+    Raises:
+        TraceError: as `Tracer`, or if a tensor of the model has other memory afterwards.
+    """
+    before = live_tensors(model)
+    originals = set(aliases(before).values())
+    buffers = {name: held.tensor for name, held in before.items() if name in originals}
+    with Tracer(buffers, checkpoint) as tracer:
+        model.load_weights(iter(checkpoint.items()))
+    if moved := _places(before) ^ _places(live_tensors(model)):
+        names = ", ".join(sorted({name for name, _ in moved}))
+        raise TraceError(f"loading gives other memory to {names}")
+    return tracer.trace()
+
+
+def aliases(live: Mapping[str, LiveTensor]) -> dict[str, str]:
+    """Map every name to the first name of the same memory: its own, unless it is an alias."""
+    first: dict[tuple[object, ...], str] = {}
+    return {name: first.setdefault(_identity(held.tensor), name) for name, held in live.items()}
+
+
+def _places(live: Mapping[str, LiveTensor]) -> set[tuple[str, tuple[object, ...]]]:
+    return {(name, _identity(held.tensor)) for name, held in live.items()}
+
+
+def _identity(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Return what two tensors share if they are the same elements of the same memory."""
+    layout = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+    return tensor.untyped_storage(), tensor.dtype, *layout
 
 
 class Tracer(TorchDispatchMode):
@@ -268,7 +285,9 @@ def _check_dtypes(
         same = memory.dtype == origin.dtype and target.dtype == source.dtype
         if not same or source.dtype.itemsize != origin.dtype.itemsize:
             raise TraceError(f"{memory.name} is written from reinterpreted bytes of {origin.name}")
-    elif isinstance(memory, _Temporary) and not widens(DTYPES[source.dtype], DTYPES[target.dtype]):
+    elif isinstance(memory, _Temporary) and not widens(
+        schema_dtype(source.dtype), schema_dtype(target.dtype)
+    ):
         raise TraceError(f"{origin.name} is rounded from {source.dtype} to {target.dtype}")
 
 

@@ -1,0 +1,118 @@
+"""Proof 4: every sender tensor is used, or the policy excuses it.
+
+Axioms: the tensors that the sender's transfer buffers hold, and the policy.
+
+- A tensor is used if a move reads a piece of it. One that is tied to a used tensor is used with it.
+- A family with a tensor left must be matched by a line of the policy, by its name as the sender's
+  manifest writes it, and the plan must list it with that line's reason.
+- The plan lists nothing else: what it lists is a family of the sender's with a tensor that no move
+  reads, and the policy excuses it. So a plan cannot excuse itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.reading import names_of
+from tranship.compiler.proofs.report import at, refuse, some
+from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.manifest import Manifest
+from tranship.schema.mesh import table_arrays
+from tranship.schema.moves import grid_size, index_grid
+from tranship.schema.plan import UnusedTensor
+from tranship.schema.template import parse_template
+
+Texts = tuple[str, ...]
+
+
+def prove_used(evidence: Evidence) -> Iterator[Diagnostic]:
+    """Yield TS630 to TS632."""
+    left = _left(evidence)
+    listed: set[Texts] = set()
+    for number, unused in enumerate(evidence.plan.unused):
+        texts = parse_template(unused.tensor).texts
+        if texts in listed:
+            message = f"'{unused.tensor}' is listed as unused twice"
+            yield refuse("TS632", message, at(f"/unused/{number}"))
+        listed.add(texts)
+        yield from _excused(evidence, left.get(texts), number, unused)
+    for texts, family in left.items():
+        if family.required and texts not in listed:
+            message = f"no edge uses {some(family.required)} of the sender"
+            help_text = "let the receiver take it, or excuse it in the policy and compile again"
+            yield refuse("TS630", message, at("/unused"), help_text=help_text)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """A family of which no move reads some tensors: `required` ones, and ones tied to used ones.
+
+    `spellings` are the family's names as the manifest writes them, in families and in pieces.
+    """
+
+    spellings: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+def _left(evidence: Evidence) -> dict[Texts, _Left]:
+    """The sender's families with tensors that no move reads."""
+    sender, manifest = evidence.sender, evidence.sender_manifest
+    used = {
+        number
+        for reading in evidence.readings.edges
+        for number in np.unique(reading.sender.tensor[reading.sender_row]).tolist()
+    }
+    classes = {sender.class_of(sender.tensors[number].name) for number in used}
+    idle = {sender.tensors[n].name for n in set(sender.values.tensor.tolist()) - used}
+    lookup, left = table_arrays(manifest.tables), dict[Texts, _Left]()
+    for family in manifest.tensors if idle else ():
+        count = grid_size(family.indices)
+        names = names_of(family.name, index_grid(family.indices), lookup, count)
+        own = [name for name in names if name in idle]
+        if own:
+            texts = parse_template(family.name).texts
+            before = left.get(texts, _Left(_spellings(manifest, texts), ()))
+            needed = tuple(name for name in own if sender.class_of(name) not in classes)
+            left[texts] = _Left(before.spellings, (*before.required, *needed))
+    return left
+
+
+def _spellings(manifest: Manifest, texts: Texts) -> tuple[str, ...]:
+    families = [family.name for family in manifest.tensors]
+    pieces = [piece.tensor for buffer in manifest.buffers for piece in buffer.pieces]
+    every = dict.fromkeys([*families, *pieces])
+    return tuple(name for name in every if parse_template(name).texts == texts)
+
+
+def _excused(
+    evidence: Evidence, left: _Left | None, number: int, unused: UnusedTensor
+) -> Iterator[Diagnostic]:
+    """TS631 and TS632: a line of the plan that the policy or the moves do not bear out."""
+    place = at(f"/unused/{number}")
+    if left is None:
+        message = f"'{unused.tensor}' is listed as unused, and no tensor of the sender's is"
+        yield refuse("TS632", message, place)
+        return
+    lines = evidence.policy.unused if evidence.policy else ()
+    reasons = [
+        line.reason for line in lines if any(matches(name, line.tensors) for name in left.spellings)
+    ]
+    if unused.reason not in reasons:
+        message = f"the policy does not excuse '{unused.tensor}' for this reason"
+        yield refuse("TS631", message, place, reasons[0] if reasons else "no line", unused.reason)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern of the policy matches a family's name: `*` is any text."""
+    first, *rest = pattern.split("*")
+    if not rest or not name.startswith(first):
+        return name == pattern
+    position, last = len(first), rest.pop()
+    for part in rest:
+        found = name.find(part, position)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return name.endswith(last) and len(name) - len(last) >= position

@@ -1,0 +1,1 @@
+"""The demo: a real FSDP2 trainer updates FP8 engine replicas through a compiled, verified plan."""

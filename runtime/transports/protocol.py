@@ -1,0 +1,82 @@
+"""What the session needs of a transport."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from tranship.schema.manifest import Side
+
+Gathered = tuple[str | None, ...]
+"""One text per rank, senders first; None for a rank that was not heard of in time."""
+
+
+class TransportError(RuntimeError):
+    """Bytes could not be exchanged. The transport is of no use any more: connect a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Bytes to or from rank `peer` of the other side: a contiguous uint8 tensor of one dim."""
+
+    peer: int
+    memory: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How many ranks each side has. Members are numbered: senders first, then receivers."""
+
+    senders: int
+    receivers: int
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return self.senders + self.receivers
+
+    def member(self, side: Side, rank: int) -> int:
+        """Return the number of a rank among all members.
+
+        Raises:
+            ValueError: the side has no such rank.
+        """
+        count = self.senders if side is Side.SENDER else self.receivers
+        if not 0 <= rank < count:
+            raise ValueError(f"there is no {side} rank {rank}: the side has {count}")
+        return rank if side is Side.SENDER else self.senders + rank
+
+    def seat(self, member: int) -> tuple[Side, int]:
+        """Return the side and rank of a member."""
+        if member < self.senders:
+            return Side.SENDER, member
+        return Side.RECEIVER, member - self.senders
+
+
+class Transport(Protocol):
+    """One rank's connection to all ranks of both sides. Every rank makes the same calls in order.
+
+    An implementation raises `TransportError` instead of waiting for a peer for ever.
+    """
+
+    @property
+    def world(self) -> World:
+        """Both sides' sizes."""
+        ...
+
+    def refusal(self, memory: Tensor) -> str | None:
+        """Say why bytes in `memory` cannot be sent or received, or None if they can."""
+        ...
+
+    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+        """Send and receive all parcels of a round in one group.
+
+        On return the memory of both may be used again. Between two ranks there is one parcel at
+        most, of a size that both know; none of them is empty.
+        """
+        ...
+
+    def gather(self, payload: str) -> Gathered:
+        """Give every rank the texts of all, also where some ranks are gone."""
+        ...

@@ -1,0 +1,131 @@
+"""Names of tensors and buffers as numbers, so that they are compared by the hundred thousand.
+
+A name is split into its texts and its numbers: `layers.{layer}.w` with layer 3, and `layers.3.w`,
+are both texts `layers.`, `.w` and number 3. Two names are equal where both parts are: the rules on
+names see to it that a hole is a whole number.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from tranship.schema.expression import Constant, Expression, IntArray, evaluate
+from tranship.schema.rules.world import At, Places, World, find_places, number_rows, spread
+from tranship.schema.template import Template, parse_template
+
+MAX_NUMBER = 10**18 - 1
+"""Largest number in a name; longer runs of digits in a text are text."""
+
+_FEW = 16
+
+_NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,17})(?![0-9])")
+
+
+@lru_cache(maxsize=65536)
+def split_name(text: str) -> Template:
+    """Parse a template, and make holes of the numbers in its texts."""
+    template = parse_template(text)
+    texts, holes = list[str](), list[Expression]()
+    for place, part in enumerate(template.texts):
+        pieces = _NUMBER.split(part)
+        texts += pieces[::2]
+        holes += [Constant(int(number)) for number in pieces[1::2]]
+        holes += template.holes[place : place + 1]
+    return Template(tuple(texts), tuple(holes))
+
+
+def numbers_of(text: str, places: Places, world: World) -> list[IntArray]:
+    """Evaluate the numbers of a name: one array per number, a row per place."""
+    return [
+        spread(evaluate(hole, places.environment, world.tables), places.rows)
+        for hole in split_name(text).holes
+    ]
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """All names with the same texts: `rows` of them.
+
+    `keys` are arrays `[rows]`: coordinates on `axes`, then the numbers of the name. Row `i` is
+    row `place[i]` of the `places` of family `owner[i]`.
+    """
+
+    axes: tuple[str, ...]
+    keys: tuple[IntArray, ...]
+    owner: IntArray
+    place: IntArray
+    places: Mapping[int, Places]
+
+    @property
+    def rows(self) -> int:
+        """Number of names, counted once for every combination of coordinates on `axes`."""
+        return len(self.owner)
+
+    def find(self, keys: Sequence[IntArray], rows: int) -> IntArray:
+        """Find the first row that has each of `rows` wanted keys, or -1, `[rows]`."""
+        if rows <= _FEW and self.rows <= 2**20:
+            wanted = zip(*(key.tolist() for key in keys), strict=True) if keys else [()] * rows
+            return np.array([self._rows.get(key, -1) for key in wanted], dtype=np.int64)
+        both = [np.concatenate(pair) for pair in zip(self.keys, keys, strict=True)]
+        number = number_rows(both, self.rows + rows)
+        first = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
+        first[number[: self.rows][::-1]] = np.arange(self.rows, dtype=np.int64)[::-1]
+        return first[number[self.rows :]]
+
+    @cached_property
+    def _rows(self) -> dict[tuple[int, ...], int]:
+        """The first row of every key; for a few wanted keys this is faster than sorting."""
+        keys = zip(*(key.tolist() for key in self.keys), strict=True) if self.keys else [()]
+        rows = dict[tuple[int, ...], int]()
+        for row, key in enumerate(keys):
+            rows.setdefault(key, row)
+        return rows
+
+    def repeats(self) -> Iterator[tuple[int, int]]:
+        """Find rows whose key an earlier row has: pairs (earlier, later), one for each two owners."""
+        number = number_rows(self.keys, self.rows)
+        first = np.unique(number, return_index=True)[1][number] if self.rows else number
+        later = np.flatnonzero(first < np.arange(self.rows))
+        owners = np.stack([self.owner[first[later]], self.owner[later]], axis=1)
+        for one in np.unique(owners, axis=0, return_index=True)[1]:
+            yield int(first[later[one]]), int(later[one])
+
+
+@dataclass(frozen=True)
+class Member:
+    """A family as its name table needs it."""
+
+    number: int
+    name: str
+    indices: Mapping[str, str]
+    at: At
+
+
+def name_table(members: Iterable[Member], axes: Iterable[str], world: World) -> NameTable:
+    """Expand families whose names have the same texts into one table.
+
+    `axes` must hold every axis in the members' `at`.
+
+    Raises:
+        TooManyRows: a family has too many members.
+    """
+    order = tuple(sorted(axes))
+    keys, owners, rows = list[list[IntArray]](), list[IntArray](), list[IntArray]()
+    places = dict[int, Places]()
+    for member in members:
+        found = find_places(world, member.indices, [member.at], {*member.indices, *order})
+        places[member.number] = found
+        keys.append([found.environment[a] for a in order] + numbers_of(member.name, found, world))
+        owners.append(np.full(found.rows, member.number, dtype=np.int64))
+        rows.append(np.arange(found.rows, dtype=np.int64))
+    joined = tuple(np.concatenate(column) for column in zip(*keys, strict=True))
+    return NameTable(order, joined, np.concatenate(owners), np.concatenate(rows), places)
+
+
+def name_of(texts: Sequence[str], numbers: Sequence[IntArray], row: int) -> str:
+    """Write the name that one row of numbers gives."""
+    values = [str(int(column[row])) for column in numbers] + [""]
+    return "".join(text + value for text, value in zip(texts, values, strict=True))

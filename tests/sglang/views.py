@@ -1,0 +1,1 @@
+"""Random views of tensors, for tests of what recognizes them."""

@@ -1,0 +1,193 @@
+"""What every verb has in common: streams, formats, exit statuses, and what happens on failure.
+
+A verb is a function that returns an `Answer`; it prints nothing. The answer goes to stdout and
+diagnostics go to stderr, except with `--format json`: then one document on stdout holds both.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import TextIO
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from tranship.schema.canonical import Json, canonical_bytes
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Severity
+from tranship.schema.render import render_human, render_json
+
+TRACEBACK_VARIABLE = "TRANSHIP_TRACEBACK"
+"""Set to 1 in the environment, an internal error shows where it happened."""
+
+PLAIN_WIDTH = 100
+"""Columns to write for where there is no terminal to ask."""
+
+
+class Status(IntEnum):
+    """What an exit status means. Files in other repositories depend on these: they never change."""
+
+    OK = 0
+    FINDINGS = 1
+    FAILED = 2
+    DIFFERENT = 3
+    INTERRUPTED = 130
+
+
+class Format(StrEnum):
+    """For whom the answer is written."""
+
+    HUMAN = "human"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found.
+
+    Attributes:
+        page: the answer for people, line by line.
+        document: the answer for programs; the diagnostics are added to it.
+        status: the exit status if no diagnostic is an error.
+        diagnostics: what is wrong with the input.
+        hint: what to do next, a line for people.
+    """
+
+    page: Sequence[Text] = ()
+    document: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    status: Status = Status.OK
+    diagnostics: tuple[Diagnostic, ...] = ()
+    hint: str = ""
+
+
+_FAILURES = ("TS100", "TS109")
+"""From the first to the last: the file could not be had, so that nothing can be said about it."""
+
+_INTERNAL = "TS900"
+
+
+def exit_status(answer: Answer) -> Status:
+    """Return what the process exits with: the worst of what the diagnostics and the verb say.
+
+    A file that could not be read, parsed or written (TS100 to TS109) and an internal error (TS900)
+    count as failures, any other error as a finding.
+    """
+    errors = [one.code for one in answer.diagnostics if one.severity is Severity.ERROR]
+    first, last = _FAILURES
+    if any(first <= code <= last or code == _INTERNAL for code in errors):
+        return Status.FAILED
+    return Status.FINDINGS if errors else answer.status
+
+
+def deliver(verb: Callable[[], Answer], form: Format) -> None:
+    """Run a verb, write its answer, and leave with its status. Nothing gets past but that.
+
+    Raises:
+        typer.Exit: always, with the status.
+        typer.BadParameter: the verb found its arguments to contradict one another.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        answer = _attempt(verb)
+        _write(answer, form)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(Status.INTERRUPTED) from None
+    raise typer.Exit(exit_status(answer))
+
+
+def _attempt(verb: Callable[[], Answer]) -> Answer:
+    try:
+        return verb()
+    except DiagnosticError as error:
+        return Answer(diagnostics=error.diagnostics)
+    except typer.BadParameter:
+        raise
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        return Answer(diagnostics=(_internal(error),))
+
+
+def _internal(error: Exception) -> Diagnostic:
+    text = " ".join(str(error).split())
+    return Diagnostic(
+        _INTERNAL,
+        f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        help=f"this is a fault of tranship; with {TRACEBACK_VARIABLE}=1 in the environment the same "
+        "command shows where it happened",
+    )
+
+
+def _write(answer: Answer, form: Format) -> None:
+    """Write an answer; a reader who has seen enough and left is no error."""
+    try:
+        if form is Format.JSON:
+            reports = json.loads(render_json(answer.diagnostics))
+            _print(canonical_bytes({**answer.document, **reports}).decode(), sys.stdout)
+        else:
+            _print(rendered(answer.page, console(sys.stdout)), sys.stdout)
+            _print(_reports(answer), sys.stderr)
+    except BrokenPipeError:
+        # What Python still holds back for the stream would raise the same again on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str, stream: TextIO) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def _reports(answer: Answer) -> str:
+    if not answer.diagnostics:
+        return f"{answer.hint}\n" if answer.hint else ""
+    terminal = console(sys.stderr)
+    text = render_human(
+        answer.diagnostics,
+        sources=_sources(answer.diagnostics),
+        color=terminal.is_terminal and not terminal.no_color,
+        width=width(terminal),
+    )
+    return f"{text}{answer.hint}\n" if answer.hint else text
+
+
+def _sources(diagnostics: Iterable[Diagnostic]) -> dict[str, str]:
+    """Read again the files that have lines to show."""
+    named = {one.at.file for one in diagnostics if one.at and one.at.line is not None}
+    texts: dict[str, str] = {}
+    for file in named:
+        try:
+            texts[file] = Path(file).read_bytes().decode("utf-8", "replace")
+        except (OSError, ValueError):
+            continue
+    return texts
+
+
+def console(stream: TextIO) -> Console:
+    """Return a console for `stream`: rich decides from it and the environment about colors."""
+    return Console(file=stream, highlight=False, markup=False, emoji=False, legacy_windows=False)
+
+
+def width(terminal: Console) -> int:
+    """Return how many columns to write for; the same wherever there is no terminal."""
+    return terminal.width if terminal.is_terminal else PLAIN_WIDTH
+
+
+def answer_width() -> int:
+    """Return how many columns an answer on stdout may take."""
+    return width(console(sys.stdout))
+
+
+def rendered(page: Iterable[Text], terminal: Console) -> str:
+    """Write lines as text, in colors if the terminal has them; no line is wrapped or padded."""
+    with terminal.capture() as capture:
+        for line in page:
+            terminal.print(line, soft_wrap=True)
+    return capture.get()
