@@ -6,11 +6,12 @@ from itertools import product
 
 import numpy as np
 
+from tranship.compiler.holder import instance_keys
 from tranship.compiler.inputs import Inputs, plan_side
 from tranship.schema.boxes import contains, grow_to_cells
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.expression import IntArray
-from tranship.schema.moves import Instances, Moves, edge_block, edge_moves, half_instances
+from tranship.schema.moves import Moves, edge_block, edge_moves, half_instances
 from tranship.schema.plan import Edge, Half, Op, Place, Round, Seats, Slot, Staging, TransferPlan
 
 BLANK_DIGEST = "sha256:" + "0" * 64
@@ -104,12 +105,6 @@ def _tiling(
     return tuple(edges), tuple(moves), complaint
 
 
-def instance_keys(instances: Instances, names: Sequence[str]) -> list[tuple[int, ...]]:
-    """What tells instances of one half apart: the rank and the values of its indices."""
-    columns = [instances.rank, *(instances.environment[name] for name in names)]
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
 @dataclass(frozen=True)
 class _Wanted:
     """Every instance of a receiver half, its volume and its index names."""
@@ -186,16 +181,25 @@ def _union_volume(starts: IntArray, ends: IntArray) -> int:
         return 1
     faces: list[IntArray] = [np.unique(column) for column in np.concatenate([starts, ends]).T]
     filled = np.zeros([len(face) - 1 for face in faces], dtype=bool)
-    low = np.stack([np.searchsorted(f, c) for f, c in zip(faces, starts.T, strict=True)], axis=1)
-    high = np.stack([np.searchsorted(f, c) for f, c in zip(faces, ends.T, strict=True)], axis=1)
-    for first, last in zip(low.tolist(), high.tolist(), strict=True):
-        filled[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = True
+    windows: list[list[slice]] = [[] for _ in starts]
+    for face, first, last in zip(faces, starts.T, ends.T, strict=True):
+        for window, low, high in zip(
+            windows, _places(face, first), _places(face, last), strict=True
+        ):
+            window.append(slice(low, high))
+    for window in windows:
+        filled[tuple(window)] = True
     volume: IntArray = filled.astype(np.int64)
     for dim, face in enumerate(faces):
         shape = [1] * len(faces)
         shape[dim] = -1
         volume = volume * np.diff(face).reshape(shape)
     return int(volume.sum())
+
+
+def _places(face: IntArray, values: IntArray) -> list[int]:
+    places: IntArray = np.searchsorted(face, values)
+    return places.tolist()
 
 
 def _tiling_problem(

@@ -6,14 +6,8 @@ from fnmatch import fnmatchcase
 
 import networkx as nx
 
-from tranship.compiler.holders import (
-    Holder,
-    Indices,
-    common_indices,
-    holders,
-    rename,
-    tensor_shapes,
-)
+from tranship.compiler.holder import Holder, Indices, common_indices, rename
+from tranship.compiler.holders import holders, tensor_shapes
 from tranship.compiler.inputs import POLICY, Inputs, plan_side
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label

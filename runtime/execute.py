@@ -69,7 +69,7 @@ def run_fills(receiver: Program, buffers: Sequence[Tensor]) -> None:
     """Write the constants that the plan puts into a receiver's buffers; `buffers` as in `pack`."""
     memory = Memory(buffers)
     for job in receiver.fills:
-        target = _target(job, memory)
+        target = target_view(job, memory)
         target.copy_(torch.tensor(float(job["value"])).to(target.dtype))
 
 
@@ -84,7 +84,7 @@ def _run(round_program: RoundProgram, memory: Memory) -> None:
 def _run_by_elements(job: np.void, fragments: Fragments, memory: Memory) -> None:
     """Copy, cast or dequantize each fragment to its place."""
     bitwise = job["op"] == JobOp.COPY
-    target = _target(job, memory, bitwise=bitwise)
+    target = target_view(job, memory, bitwise=bitwise)
     for fragment in _range(job, "fragment", fragments):
         place = target[_slices(fragment["start"], fragment["extent"])]
         if fragment["scale"] == NOWHERE:
@@ -114,7 +114,7 @@ def _run_by_blocks(job: np.void, fragments: Fragments, memory: Memory) -> None:
         origin=phase,
         amax=_given_amax(job, fragments, memory),
     )
-    _target(job, memory).copy_(codes[_slices(job["inner_start"], job["inner_extent"])])
+    target_view(job, memory).copy_(codes[_slices(job["inner_start"], job["inner_extent"])])
     _write_scales(job, scales, memory)
 
 
@@ -143,7 +143,8 @@ def _write_scales(job: np.void, scales: Tensor, memory: Memory) -> None:
         place.copy_(scales[_slices(job["scale_first"], job["scale_counts"])])
 
 
-def _target(job: np.void, memory: Memory, *, bitwise: bool = False) -> Tensor:
+def target_view(job: np.void, memory: Memory, *, bitwise: bool = False) -> Tensor:
+    """Return the elements that a job writes, as integers of equal size if `bitwise`."""
     return memory.view(
         int(job["target"]),
         _dtype(job["target_dtype"], bitwise=bitwise),

@@ -40,10 +40,8 @@ def live_tensors(module: nn.Module) -> dict[str, LiveTensor]:
     rank holds is taken.
     """
     found: dict[str, LiveTensor] = {}
-    modules = module.named_modules(remove_duplicate=False)
-    for prefix, owner in cast("Iterator[tuple[str, nn.Module]]", modules):
-        path = tuple(prefix.split(".")) if prefix else ()
-        for kind, key, tensor in _held(owner):
+    for path, owner in submodules(module):
+        for kind, key, tensor in held_tensors(owner):
             live = LiveTensor(local_tensor(tensor), kind, module, path, key)
             found[".".join((*path, key))] = live
     return found
@@ -56,7 +54,15 @@ def local_tensor(tensor: Tensor) -> Tensor:
         return held.detach()
 
 
-def _held(owner: nn.Module) -> Iterator[tuple[Kind, str, Tensor]]:
+def submodules(module: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
+    """Yield `module` and all modules below it with their paths; one in several places repeatedly."""
+    named = cast("Iterator[tuple[str, nn.Module]]", module.named_modules(remove_duplicate=False))
+    for name, owner in named:
+        yield tuple(name.split(".")) if name else (), owner
+
+
+def held_tensors(owner: nn.Module) -> Iterator[tuple[Kind, str, Tensor]]:
+    """Yield what one module itself holds: its parameters, its buffers, then other attributes."""
     for key, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
         yield Kind.PARAMETER, key, parameter
     for key, buffer in owner.named_buffers(recurse=False, remove_duplicate=False):

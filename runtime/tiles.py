@@ -28,7 +28,6 @@ import numpy as np
 
 from tranship.runtime.jobs import (
     ITEM_SIZES,
-    NOWHERE,
     Fragments,
     JobOp,
     Jobs,
@@ -85,9 +84,7 @@ def tile_jobs(jobs: Jobs, fragments: Fragments, size: int = TILE_SIZE) -> TileTa
     cut = _cut(jobs, size)
     tiles = _tiles(jobs, cut)
     places = _place_amaxes(tiles, jobs, cut, size)
-    values, value_count = _overlaps(
-        jobs, "fragment", fragments, cut.job, cut.start, cut.stop
-    )
+    values, value_count = _overlaps(jobs, "fragment", fragments, cut.job, cut.start, cut.stop)
     amaxes, amax_count = _overlaps(jobs, "amax", fragments, cut.job, cut.first, cut.last + 1)
     tiles["fragment_count"], tiles["amax_count"] = value_count, amax_count
     tiles["fragment_first"] = np.cumsum(value_count) - value_count
@@ -131,3 +128,117 @@ def _unroll(count: IntArray) -> tuple[IntArray, IntArray]:
     row = np.repeat(np.arange(len(count)), total)
     flat = spans(np.zeros_like(total), total)[:, np.newaxis]
     return row, flat // row_major(count)[row] % count[row]
+
+
+def _tiles(jobs: Jobs, cut: _Cut) -> Table:
+    """Return the tiles without their fragments and amaxes."""
+    scalars = (
+        "op edge formula value target target_dtype target_offset scale_target scale_dtype"
+        " scale_offset fragment_first fragment_count amax_first amax_count job amax_place"
+    )
+    vectors = (
+        "target_strides extent inner_start inner_extent block phase"
+        " scale_strides scale_first scale_counts amax_strides"
+    )
+    own = jobs[cut.job]
+    tiles = np.zeros(len(own), fields(scalars, vectors, 2))
+    for name in ("op", "edge", "formula", "value", "target", "target_dtype"):
+        tiles[name] = own[name]
+    for name in ("scale_target", "scale_dtype"):
+        tiles[name] = own[name]
+    for name in ("target_strides", "scale_strides"):
+        tiles[name] = own[name][:, -2:]
+    tiles["job"] = cut.job
+    tiles["extent"] = (cut.stop - cut.start)[:, -2:]
+    tiles["block"] = cut.block[:, -2:]
+    tiles["phase"] = ((cut.start + cut.phase) % cut.block)[:, -2:]
+    _write_inner(tiles, own, cut)
+    _write_scales(tiles, own, cut)
+    return tiles
+
+
+def _write_inner(tiles: Table, own: Jobs, cut: _Cut) -> None:
+    """Set which part of each tile is written, and where."""
+    begin, extent = _meet(
+        cut.start, cut.stop, own["inner_start"], own["inner_start"] + own["inner_extent"]
+    )
+    tiles["inner_start"] = (begin - cut.start)[:, -2:]
+    tiles["inner_extent"] = extent[:, -2:]
+    steps = np.sum((begin - own["inner_start"]) * own["target_strides"], axis=1)
+    tiles["target_offset"] = own["target_offset"] + steps * ITEM_SIZES[own["target_dtype"]]
+
+
+def _write_scales(tiles: Table, own: Jobs, cut: _Cut) -> None:
+    """Set which scales each tile writes, and where."""
+    # A block belongs to the tile in which it starts or, if it starts before the job, the job does.
+    begun = (cut.start + cut.phase) % cut.block != 0
+    first = cut.first + (begun & (cut.start > 0))
+    begin, extent = _meet(
+        first, cut.last + 1, own["scale_first"], own["scale_first"] + own["scale_counts"]
+    )
+    tiles["scale_first"] = (begin - cut.first)[:, -2:]
+    tiles["scale_counts"] = extent[:, -2:]
+    steps = np.sum((begin - own["scale_first"]) * own["scale_strides"], axis=1)
+    tiles["scale_offset"] = own["scale_offset"] + steps * ITEM_SIZES[own["scale_dtype"]]
+
+
+def _meet(
+    start: IntArray, stop: IntArray, other_start: IntArray, other_stop: IntArray
+) -> tuple[IntArray, IntArray]:
+    """Return start and extent of what two boxes share, `[n, D]`; all extents 0 if it is nothing."""
+    begin = np.maximum(start, other_start)
+    extent = np.minimum(stop, other_stop) - begin
+    return begin, np.where(np.all(extent > 0, axis=1, keepdims=True), extent, 0)
+
+
+def _place_amaxes(tiles: Table, jobs: Jobs, cut: _Cut, size: int) -> int:
+    """Set where tiles that hold parts of blocks gather amaxes, and return how many there are."""
+    block, phase = _grid(jobs)
+    limit = np.ones(block.shape[1], dtype=np.int64)
+    limit[-2:] = size
+    bounds = (jobs["op"] == JobOp.AMAX) | (jobs["op"] == JobOp.QUANTIZE)
+    gathered = bounds & (jobs["amax_count"] == 0) & np.any(block > limit, axis=1)
+    counts = (phase + jobs["extent"] - 1) // block + 1
+    places = np.where(gathered, np.prod(counts, axis=1), 0)
+    base, strides = np.cumsum(places) - places, row_major(counts)
+    place = base[cut.job] + np.sum(cut.first * strides[cut.job], axis=1)
+    tiles["amax_place"] = np.where(gathered[cut.job], place, -1)
+    tiles["amax_strides"] = strides[cut.job, -2:]
+    return int(np.sum(places))
+
+
+def _overlaps(
+    jobs: Jobs, kind: str, fragments: Fragments, job: IntArray, start: IntArray, stop: IntArray
+) -> tuple[Table, IntArray]:
+    """Cut fragments to tiles: those that each tile reads, and how many, `[tiles]`.
+
+    `start` and `stop` `[tiles, D]` are the tiles in the unit in which the fragments count.
+    """
+    count = jobs[f"{kind}_count"][job]
+    tile = np.repeat(np.arange(len(job)), count)
+    read = fragments[spans(jobs[f"{kind}_first"][job], count)]
+    begin, extent = _meet(start[tile], stop[tile], read["start"], read["start"] + read["extent"])
+    kept = np.all(extent > 0, axis=1)
+    tile, read, begin, extent = tile[kept], read[kept], begin[kept], extent[kept]
+    pieces = _cut_fragments(read, begin - read["start"])
+    pieces["start"] = (begin - start[tile])[:, -2:]
+    pieces["extent"] = extent[:, -2:]
+    return pieces, np.bincount(tile, minlength=len(job))
+
+
+def _cut_fragments(read: Fragments, skipped: IntArray) -> Table:
+    """Return what fragments read from element `skipped` `[n, D]` on, in two dims."""
+    scalars = "source dtype offset scale scale_dtype scale_offset"
+    vectors = "strides start extent scale_strides scale_block scale_phase"
+    pieces = np.zeros(len(read), fields(scalars, vectors, 2))
+    for name in ("source", "dtype", "scale", "scale_dtype"):
+        pieces[name] = read[name]
+    for name in ("strides", "scale_strides", "scale_block"):
+        pieces[name] = read[name][:, -2:]
+    steps = np.sum(skipped * read["strides"], axis=1)
+    pieces["offset"] = read["offset"] + steps * ITEM_SIZES[read["dtype"]]
+    block, phase = np.divmod(skipped + read["scale_phase"], read["scale_block"])
+    steps = np.sum(block * read["scale_strides"], axis=1)
+    pieces["scale_offset"] = read["scale_offset"] + steps * ITEM_SIZES[read["scale_dtype"]]
+    pieces["scale_phase"] = phase[:, -2:]
+    return pieces

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from tranship.schema.cover import Cover, Domain, Field, Rows, Split, cover, uniform_field
-from tranship.schema.drafts import BufferDraft, TensorDraft, Writer, draft_covers
-from tranship.schema.groups import Group, group_buffers, references
+from tranship.schema.folding.cover import Cover, Domain, Field, Rows, Split, cover, uniform_field
+from tranship.schema.folding.drafts import BufferDraft, TensorDraft, Writer, draft_covers
+from tranship.schema.folding.groups import Group, group_buffers, references
 from tranship.schema.indexset import to_text
 from tranship.schema.manifest import MANIFEST_FORMAT, Manifest
 from tranship.schema.mesh import RANK
-from tranship.schema.names import index_names, split_name
-from tranship.schema.parts import fold_contents, fold_rows, int_table
+from tranship.schema.folding.names import index_names, split_name
+from tranship.schema.folding.parts import fold_contents, fold_rows, int_table
 from tranship.schema.records import (
     BufferRecord,
     Declaration,
@@ -21,7 +21,7 @@ from tranship.schema.records import (
     TensorRecord,
     contiguous_strides,
 )
-from tranship.schema.terms import name_tables
+from tranship.schema.folding.terms import name_tables
 
 
 def fold(declaration: Declaration) -> Manifest:

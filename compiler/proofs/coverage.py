@@ -26,6 +26,7 @@ from tranship.compiler.proofs.tiling import Regions, differences
 from tranship.compiler.proofs.writes import Write, writes
 from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.expression import IntArray
+from tranship.schema.plan import Op
 from tranship.schema.records import BufferRecord
 
 
@@ -129,10 +130,10 @@ def _miswritten(
 
 def _inside(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
     """TS612: regions that leave the piece that is read or the one that is written."""
-    for side, pieces, rows in (
-        ("sender", evidence.sender.values, reading.sender_piece),
-        ("receiver", evidence.receiver.values, reading.receiver_piece),
-    ):
+    ends = [("sender", evidence.sender.values, reading.sender_piece)]
+    if reading.edge.op is not Op.AMAX:
+        ends.append(("receiver", evidence.receiver.values, reading.receiver_piece))
+    for side, pieces, rows in ends:
         wrong = np.flatnonzero(~_holds(pieces, rows, reading))
         if len(wrong):
             row = int(wrong[0])

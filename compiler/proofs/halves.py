@@ -181,7 +181,7 @@ def _fill_rows(memory: Regions, value: IntArray) -> IntArray:
     """Fills as rows; dims of size 1 say nothing."""
     strides = np.where(memory.sizes == 1, 0, memory.strides)
     ends = np.stack([memory.owner, memory.offset, value], axis=1)
-    pairs = np.stack([memory.sizes, strides], axis=2).reshape(len(value), -1)
+    pairs = np.stack([memory.sizes, strides], axis=2).reshape(len(value), 2 * strides.shape[1])
     return np.concatenate([ends, pairs], axis=1)
 
 

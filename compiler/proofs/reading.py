@@ -4,7 +4,7 @@ What an edge means is in `schema/moves.py`. Here every instance of its halves is
 declaration; later proofs then speak of declared pieces, whatever the plan says of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,6 +41,7 @@ from tranship.schema.template import parse_template
 MAX_ROWS = 2**28
 """Most instances or pairs of one edge that are looked at; a larger plan is refused."""
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -147,13 +148,8 @@ def read(plan: TransferPlan, sender: Declared, receiver: Declared) -> Readings:
     steps = _attempt(
         plan.derived, "/derived", lambda n, step: _step(plan.receiver, n, step), problems
     )
-    unused = _attempt(
-        plan.unused, "/unused", lambda _, unused: parse_template(unused.tensor), problems
-    )
-    return Readings(tuple(edges), tuple(fills), tuple(steps), (*problems, *unused))
-
-
-Item = TypeVar("Item")
+    _attempt(plan.unused, "/unused", lambda _, unused: parse_template(unused.tensor), problems)
+    return Readings(edges, fills, steps, tuple(problems))
 
 
 def _attempt(
@@ -161,15 +157,17 @@ def _attempt(
     pointer: str,
     reader: Callable[[int, Item], T],
     problems: list[Diagnostic],
-) -> Iterator[T]:
+) -> tuple[T, ...]:
     """Read items one by one; what goes wrong with one becomes a diagnostic."""
+    found: list[T] = []
     for number, item in enumerate(items):
         try:
-            yield reader(number, item)
+            found.append(reader(number, item))
         except (ValueError, KeyError, OverflowError) as error:
             reason = f"unknown axis {error}" if isinstance(error, KeyError) else str(error)
             place = f"{pointer}/{number}"
             problems.append(refuse("TS602", f"{place} cannot be read: {reason}", at(place)))
+    return tuple(found)
 
 
 def _edge(
@@ -183,7 +181,7 @@ def _edge(
     _require_pairs(source.instances.point, target.instances.point)
     moves = edge_moves(plan, number)
     dims = receiver.values.start.shape[1]
-    steps = np.array([moves.region.step] * len(moves.round), dtype=np.int64)
+    steps = np.tile(np.array(moves.region.step, dtype=np.int64), (len(moves.round), 1))
     return Reading(
         number=number,
         edge=edge,
@@ -194,7 +192,7 @@ def _edge(
         receiver_row=_rows(moves.receiver, target.instances),
         start=padded(moves.region.start, dims, 0),
         extent=padded(moves.region.extent, dims, 1),
-        step=padded(steps.reshape(-1, len(edge.shape)), dims, 1),
+        step=padded(steps, dims, 1),
     )
 
 
@@ -286,7 +284,7 @@ def _claimed(instances: Instances, buffer: IntArray, tensor: IntArray, dims: int
     own = instances.box.start.shape[1]
     if own > dims:
         raise UnreadableError(f"no declared tensor has {own} dims")
-    step = np.array([instances.box.step] * count, dtype=np.int64).reshape(count, own)
+    step = np.tile(np.array(instances.box.step, dtype=np.int64), (count, 1))
     return Pieces(
         buffer=buffer,
         tensor=tensor,

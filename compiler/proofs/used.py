@@ -15,16 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tranship.compiler.proofs.evidence import Evidence
-from tranship.compiler.proofs.reading import names_of
+from tranship.compiler.proofs.families import Texts, families, matches, spellings
 from tranship.compiler.proofs.report import at, refuse, some
 from tranship.schema.diagnostics import Diagnostic
-from tranship.schema.manifest import Manifest
-from tranship.schema.mesh import table_arrays
-from tranship.schema.moves import grid_size, index_grid
 from tranship.schema.plan import UnusedTensor
 from tranship.schema.template import parse_template
-
-Texts = tuple[str, ...]
 
 
 def prove_used(evidence: Evidence) -> Iterator[Diagnostic]:
@@ -65,25 +60,13 @@ def _left(evidence: Evidence) -> dict[Texts, _Left]:
         for number in np.unique(reading.sender.tensor[reading.sender_row]).tolist()
     }
     classes = {sender.class_of(sender.tensors[number].name) for number in used}
-    idle = {sender.tensors[n].name for n in set(sender.values.tensor.tolist()) - used}
-    lookup, left = table_arrays(manifest.tables), dict[Texts, _Left]()
-    for family in manifest.tensors if idle else ():
-        count = grid_size(family.indices)
-        names = names_of(family.name, index_grid(family.indices), lookup, count)
-        own = [name for name in names if name in idle]
-        if own:
-            texts = parse_template(family.name).texts
-            before = left.get(texts, _Left(_spellings(manifest, texts), ()))
-            needed = tuple(name for name in own if sender.class_of(name) not in classes)
-            left[texts] = _Left(before.spellings, (*before.required, *needed))
+    idle = {sender.tensors[number].name for number in set(sender.values.tensor.tolist()) - used}
+    left: dict[Texts, _Left] = {}
+    for name, texts in families(manifest, idle).items():
+        before = left.get(texts) or _Left(spellings(manifest, texts), ())
+        needed = () if sender.class_of(name) in classes else (name,)
+        left[texts] = _Left(before.spellings, (*before.required, *needed))
     return left
-
-
-def _spellings(manifest: Manifest, texts: Texts) -> tuple[str, ...]:
-    families = [family.name for family in manifest.tensors]
-    pieces = [piece.tensor for buffer in manifest.buffers for piece in buffer.pieces]
-    every = dict.fromkeys([*families, *pieces])
-    return tuple(name for name in every if parse_template(name).texts == texts)
 
 
 def _excused(
@@ -102,17 +85,3 @@ def _excused(
     if unused.reason not in reasons:
         message = f"the policy does not excuse '{unused.tensor}' for this reason"
         yield refuse("TS631", message, place, reasons[0] if reasons else "no line", unused.reason)
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern of the policy matches a family's name: `*` is any text."""
-    first, *rest = pattern.split("*")
-    if not rest or not name.startswith(first):
-        return name == pattern
-    position, last = len(first), rest.pop()
-    for part in rest:
-        found = name.find(part, position)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return name.endswith(last) and len(name) - len(last) >= position

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 from tranship.runtime.transports.protocol import Gathered, TransportError
 
@@ -38,7 +38,7 @@ class Control:
             self.store.set(_key(number, self.member), payload)
             if self.member == 0:
                 self._hand_out(number)
-            result = f"{number}/all"
+            result = _key(number, "all")
             self.store.wait([result], timedelta(seconds=2 * self.patience))
             return tuple(json.loads(self.store.get(result)))
         except RuntimeError as error:
@@ -53,12 +53,12 @@ class Control:
             arrived = [self.store.check([key]) for key in keys]
         pairs = zip(keys, arrived, strict=True)
         texts = [self.store.get(key).decode() if there else None for key, there in pairs]
-        self.store.set(f"{number}/all", json.dumps(texts))
+        self.store.set(_key(number, "all"), json.dumps(texts))
         if number and all(arrived):
             # Whoever is heard of has read what was handed out before.
-            for key in [*(_key(number - 1, member) for member in range(self.size)), f"{number - 1}/all"]:
-                self.store.delete_key(key)
+            for name in (*range(self.size), "all"):
+                self.store.delete_key(_key(number - 1, name))
 
 
-def _key(number: int, member: int) -> str:
-    return f"{number}/{member}"
+def _key(number: int, whose: int | str) -> str:
+    return f"{number}/{whose}"

@@ -13,7 +13,15 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from tranship.schema.expression import Constant, Expression, IntArray, evaluate
-from tranship.schema.rules.world import At, Places, World, find_places, number_rows, spread
+from tranship.schema.rules.world import (
+    At,
+    Places,
+    World,
+    find_places,
+    find_rows,
+    number_rows,
+    spread,
+)
 from tranship.schema.template import Template, parse_template
 
 MAX_NUMBER = 10**18 - 1
@@ -69,11 +77,7 @@ class NameTable:
         if rows <= _FEW and self.rows <= 2**20:
             wanted = zip(*(key.tolist() for key in keys), strict=True) if keys else [()] * rows
             return np.array([self._rows.get(key, -1) for key in wanted], dtype=np.int64)
-        both = [np.concatenate(pair) for pair in zip(self.keys, keys, strict=True)]
-        number = number_rows(both, self.rows + rows)
-        first = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
-        first[number[: self.rows][::-1]] = np.arange(self.rows, dtype=np.int64)[::-1]
-        return first[number[self.rows :]]
+        return find_rows(self.keys, keys, (self.rows, rows))
 
     @cached_property
     def _rows(self) -> dict[tuple[int, ...], int]:

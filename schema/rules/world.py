@@ -52,14 +52,25 @@ class World:
     ranks: IntArray
     tables: Mapping[str, IntArray]
 
+    def distinct(self, names: AbstractSet[str]) -> IntArray:
+        """Find one rank for each distinct set of coordinates on the axes `names` (or `rank`)."""
+        named = [axis for axis in self.axes if axis.name in names]
+        every = coordinates(named, self.ranks)
+        chosen = [values for name, values in every.items() if name in names]
+        number = number_rows(chosen, len(self.ranks))
+        return self.ranks[np.unique(number, return_index=True)[1]]
+
     def spots(self, names: AbstractSet[str]) -> Places:
-        """Find the distinct coordinates of the ranks on the axes `names` (`rank` is one)."""
+        """Find the distinct coordinates of the ranks on the axes `names` (or `rank`)."""
         if not names:
             return Places({}, 1)
-        named = [axis for axis in self.axes if axis.name in names]
-        every = {n: v for n, v in coordinates(named, self.ranks).items() if n in names}
-        first = np.unique(number_rows(list(every.values()), len(self.ranks)), return_index=True)[1]
-        return Places(every, len(self.ranks)).take(first)
+        ranks = self.distinct(names)
+        every = coordinates([axis for axis in self.axes if axis.name in names], ranks)
+        return Places({n: v for n, v in every.items() if n in names}, len(ranks))
+
+    def at_ranks(self, ranks: IntArray) -> "World":
+        """The same mesh with some of its ranks alone."""
+        return World(self.axes, ranks, self.tables)
 
 
 def world_of(manifest: Manifest) -> World:
@@ -153,6 +164,20 @@ def _compress(values: IntArray) -> tuple[IntArray, int]:
     """Replace values by their ranks; also the number of distinct values."""
     distinct, rank = np.unique(values, return_inverse=True)
     return rank.reshape(-1).astype(np.int64), len(distinct)
+
+
+def find_rows(
+    table: Sequence[IntArray], wanted: Sequence[IntArray], rows: tuple[int, int]
+) -> IntArray:
+    """Find the first row of a table that has each wanted key, or -1, `[rows[1]]`.
+
+    `rows` are the numbers of rows of the table and of wanted keys.
+    """
+    both = [np.concatenate(pair) for pair in zip(table, wanted, strict=True)]
+    number = number_rows(both, sum(rows))
+    first = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
+    first[number[: rows[0]][::-1]] = np.arange(rows[0], dtype=np.int64)[::-1]
+    return first[number[rows[0] :]]
 
 
 def join(

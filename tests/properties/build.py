@@ -59,9 +59,13 @@ def shard_of(shape: Ints, mesh: Ints, coordinate: Ints, holding: Holding) -> Sha
     ones = (1,) * len(shape)
     if "strided" in holding.placements:
         rows = len(range(coordinate[0], shape[0], mesh[0]))
-        return Shard_((coordinate[0], *(0 for _ in shape[1:])), (rows, *shape[1:]), (mesh[0], *ones[1:]))
+        return Shard_(
+            (coordinate[0], *(0 for _ in shape[1:])), (rows, *shape[1:]), (mesh[0], *ones[1:])
+        )
     placements = [Replicate() if p is None else Shard(int(p)) for p in holding.placements]
-    extent, start = _compute_local_shape_and_global_offset(shape, mesh, list(coordinate), placements)
+    extent, start = _compute_local_shape_and_global_offset(
+        shape, mesh, list(coordinate), placements
+    )
     return Shard_(tuple(start), tuple(extent), ones)
 
 
@@ -94,14 +98,20 @@ def build(case: Case, side: Side, dense: Dense) -> Built:
         memory[rank] = {}
         for layer in range(case.layers):
             if own.stage_of[layer] == stage:
-                for record in _layer_records(case, own, side, rank, layer, coordinate_of(own.mesh, number)):
+                for record in _layer_records(
+                    case, own, side, rank, layer, coordinate_of(own.mesh, number)
+                ):
                     records.append(record)
                     memory[rank][record.name] = _fill(record, dense, side)
     tensors = sorted(
-        TensorRecord(fqn(t.name, layer), t.shape) for t in case.tensors for layer in range(case.layers)
+        TensorRecord(fqn(t.name, layer), t.shape)
+        for t in case.tensors
+        for layer in range(case.layers)
     )
     ranks = tuple(range(own.world_size))
-    declared = Declaration(side, own.world_size, ranks, axes_of(own), tuple(tensors), tuple(sorted(records)))
+    declared = Declaration(
+        side, own.world_size, ranks, axes_of(own), tuple(tensors), tuple(sorted(records))
+    )
     return Built(declared, memory)
 
 
@@ -116,7 +126,8 @@ def _layer_records(
         groups.setdefault(key, []).append(number)
     for members in groups.values():
         parts = [
-            (fqn(case.tensors[n].name, layer), case.tensors[n].shape, own.holdings[n]) for n in members
+            (fqn(case.tensors[n].name, layer), case.tensors[n].shape, own.holdings[n])
+            for n in members
         ]
         shards = [shard_of(shape, own.mesh, coordinate, holding) for _, shape, holding in parts]
         name = f"{side.value}.layers.{layer}.buffer{min(members)}"
@@ -135,7 +146,7 @@ def _buffers(
     encoding = first.encoding
     pieces: list[tuple[str, Ints, Shard_]] = []
     for (tensor, shape, holding), shard in zip(parts, shards, strict=True):
-        pieces += [(tensor, shape, half) for half in _halves(shard, holding)]
+        pieces += [(tensor, shape, half) for half in _halves(shard, holding, shape)]
     shape, strides = _storage(pieces, first.storage)
     records: list[PieceRecord] = []
     above = 0
@@ -152,14 +163,26 @@ def _buffers(
         yield _scale_buffer(rank, name, encoding, pieces)
     kept = tuple(sorted(p for p in records if 0 not in p.extent))
     yield BufferRecord(
-        rank, name, encoding.dtype, memory_shape, memory_strides, encoding=declared, pieces=kept, fills=fills
+        rank,
+        name,
+        encoding.dtype,
+        memory_shape,
+        memory_strides,
+        encoding=declared,
+        pieces=kept,
+        fills=fills,
     )
 
 
-def _halves(shard: Shard_, holding: Holding) -> list[Shard_]:
+def _halves(shard: Shard_, holding: Holding, shape: Ints) -> list[Shard_]:
+    """Cut a shard in two along dim 0, between blocks: pieces of one buffer share no block."""
     if holding.storage != "halves" or not shard.extent:
         return [shard]
     low = shard.extent[0] // 2
+    if holding.encoding.block is not None:
+        entry = holding.encoding.block[0]
+        rows = max(shape[0], 1) if entry == "all" else int(entry)
+        low = min(-(-(shard.start[0] + 1) // rows) * rows - shard.start[0], shard.extent[0])
     first = Shard_(shard.start, (low, *shard.extent[1:]), shard.step)
     start = (shard.start[0] + low * shard.step[0], *shard.start[1:])
     return [Shard_(start, (shard.extent[0] - low, *shard.extent[1:]), shard.step), first]
@@ -198,9 +221,7 @@ def _padding(side: Side, shape: Ints, storage: str) -> tuple[FillRecord, ...]:
     return (FillRecord(shape[-1], sizes, strides, reason="padding of the rows"),)
 
 
-def _piece(
-    tensor: str, part: Part, shard: Shard_, offset: int, strides: Ints
-) -> PieceRecord:
+def _piece(tensor: str, part: Part, shard: Shard_, offset: int, strides: Ints) -> PieceRecord:
     zeros = (0,) * len(shard.start)
     return PieceRecord(tensor, part, shard.start, shard.extent, shard.step, offset, strides, zeros)
 
@@ -215,9 +236,13 @@ def _scale_buffer(
     for tensor, full, shard in pieces:
         if 0 in shard.extent:
             continue
-        block = [max(s, 1) if b == "all" else int(b) for b, s in zip(encoding.block, full, strict=True)]
+        block = [
+            max(s, 1) if b == "all" else int(b) for b, s in zip(encoding.block, full, strict=True)
+        ]
         first = tuple(s // b for s, b in zip(shard.start, block, strict=True))
-        last = tuple((s + e - 1) // b for s, e, b in zip(shard.start, shard.extent, block, strict=True))
+        last = tuple(
+            (s + e - 1) // b for s, e, b in zip(shard.start, shard.extent, block, strict=True)
+        )
         count = tuple(b - a + 1 for a, b in zip(first, last, strict=True))
         cells = Shard_(first, count, (1,) * len(full))
         records.append(_piece(tensor, Part.SCALE, cells, above, contiguous_strides(count)))
@@ -246,7 +271,11 @@ def _fill(record: BufferRecord, dense: Dense, side: Side) -> torch.Tensor:
             slice(a, a + (n - 1) * k + 1, k)
             for a, n, k in zip(piece.start, piece.extent, piece.step, strict=True)
         )
-        source = dense.scales(piece.tensor, side) if piece.part is Part.SCALE else dense.values(piece.tensor, side)
+        source = (
+            dense.scales(piece.tensor, side)
+            if piece.part is Part.SCALE
+            else dense.values(piece.tensor, side)
+        )
         view.copy_(source[index])
     for fill in record.fills:
         if fill.value >= 0:

@@ -40,7 +40,11 @@ def block_amax(values: Tensor, block: BlockShape) -> Tensor:
     result = values.float().abs()
     for dim, (size, entry) in enumerate(zip(values.shape, block, strict=True)):
         width = max(size, 1) if entry == "all" else int(entry)
-        parts = [part.amax(dim=dim, keepdim=True) for part in result.split(width, dim=dim) if part.shape[dim]]
+        parts = [
+            part.amax(dim=dim, keepdim=True)
+            for part in result.split(width, dim=dim)
+            if part.shape[dim]
+        ]
         result = torch.cat(parts, dim=dim) if parts else result
     return result
 
@@ -56,7 +60,11 @@ def quantize(values: Tensor, encoding: Encoding, formula: str) -> tuple[Tensor, 
     if formula == "power_of_two" or encoding.scale_dtype is DType.F8E8M0FNU:
         scales = torch.exp2(torch.ceil(torch.log2(scales.double()))).float()
     wide = spread(scales, encoding.block, values.shape)
-    scaled = x * (1.0 / wide) if formula == "reciprocal" and not encoding.scale_dtype is DType.F8E8M0FNU else x / wide
+    scaled = (
+        x * (1.0 / wide)
+        if formula == "reciprocal" and not encoding.scale_dtype is DType.F8E8M0FNU
+        else x / wide
+    )
     codes = scaled.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
     return codes, scales
 
@@ -70,7 +78,9 @@ class Dense:
         self._scales: dict[tuple[str, Side], Tensor] = {}
         for name, number in names.items():
             shape = case.tensors[number].shape
-            values = torch.randn(shape, generator=generator) * 10.0 ** float(torch.randint(-3, 3, (), generator=generator))
+            values = torch.randn(shape, generator=generator) * 10.0 ** float(
+                torch.randint(-3, 3, (), generator=generator)
+            )
             self._hold(case, name, number, values)
 
     def _hold(self, case: Case, name: str, number: int, values: Tensor) -> None:

@@ -57,15 +57,18 @@ class Cut:
 
 
 @st.composite
-def cuts(draw: st.DrawFn, size: int, grid: tuple[int, int] | None, *, steps: bool) -> Cut:
-    """Split a dim into up to three parts, some perhaps empty.
+def cuts(
+    draw: st.DrawFn, size: int, parts: int, grid: tuple[int, int] | None, *, steps: bool
+) -> Cut:
+    """Split a dim into parts, some perhaps empty.
 
     With `grid` (origin, block) only between blocks; with `steps` perhaps interleaved.
     """
-    parts = draw(st.integers(1, 3))
     if steps and draw(st.booleans()):
         return Cut(
-            tuple(range(parts)), tuple(len(range(part, size, parts)) for part in range(parts)), parts
+            tuple(range(parts)),
+            tuple(len(range(part, size, parts)) for part in range(parts)),
+            parts,
         )
     places = list(range(size + 1))
     if grid:
@@ -103,7 +106,11 @@ def holdings(
     if whole_blocks:
         sizes = sizes_of(whole_blocks.block, shape)
         grids = list(zip(whole_blocks.origin, sizes, strict=True))
-    dims = [draw(cuts(n, grid, steps=steps)) for n, grid in zip(shape, grids, strict=True)]
+    parts = draw(st.sampled_from([(1, 1, 1), (1, 1, 4), (2, 3, 1), (3, 1, 2), (2, 2, 2)]))
+    dims = [
+        draw(cuts(n, count, grid, steps=steps))
+        for n, count, grid in zip(shape, parts, grids, strict=False)
+    ]
     step = tuple(cut.step for cut in dims)
     boxes = [
         Box(
@@ -144,6 +151,13 @@ def values(shape: Ints, dtype: DType, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     magnitude = torch.randint(-12, 6, shape, generator=generator).float().exp2()
     return (torch.randn(shape, generator=generator) * magnitude).to(torch_dtype(dtype))
+
+
+def with_holes(dense: Tensor, seed: int) -> Tensor:
+    """Put a value that is not finite into every third tensor, which poisons a block."""
+    if seed % 3 == 0 and dense.numel():
+        dense.reshape(-1)[seed % dense.numel()] = (torch.nan, torch.inf)[seed % 2]
+    return dense
 
 
 def scaled_values(shape: Ints, scaling: Scaling, seed: int) -> tuple[Tensor, Tensor]:
@@ -209,7 +223,9 @@ def copies(draw: st.DrawFn) -> Transfer:
     size = torch_dtype(dtype).itemsize
     bytes_ = torch.randint(0, 2 if dtype is DType.BOOL else 256, (*shape, size), dtype=torch.uint8)
     dense = bytes_.view(torch_dtype(dtype)).reshape(shape)
-    return finish(sender, receiver, [edge(sender, receiver, op=Op.COPY)], (dense, None), (dense, None))
+    return finish(
+        sender, receiver, [edge(sender, receiver, op=Op.COPY)], (dense, None), (dense, None)
+    )
 
 
 @st.composite
@@ -272,7 +288,7 @@ def quantizations(draw: st.DrawFn, op: Op, place: Place, *, amax: bool = False) 
         held = scaled_values(shape, source, seed)
         dense = off_grid(*held, source, DType.F32)
     else:
-        dense = values(shape, dtype, seed)
+        dense = with_holes(values(shape, dtype, seed), seed)
         held = dense, None
     edges = [edge(sender, receiver, op=op, place=place, formula=formula)]
     if amax:

@@ -10,7 +10,7 @@ from tranship.runtime.execute import simulate
 
 
 @pytest.mark.parametrize("kind", TRANSFERS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_every_rank_ends_up_with_its_part_of_the_whole(kind: str, data: st.DataObject) -> None:
     transfer = data.draw(TRANSFERS[kind])

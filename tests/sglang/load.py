@@ -25,15 +25,19 @@ def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[st
     return {name: held.tensor.clone() for name, held in live_tensors(model).items()}
 
 
+def write_loaded(model_config: Any, checkpoint: Path, output: Path) -> None:
+    """Load one safetensors file and write what the booted rank then holds into another."""
+    save_file(load_rank(model_config, load_file(checkpoint)), output)
+
+
 def main() -> None:
     """Run as a script."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("checkpoint", type=Path, help="the safetensors file to load")
     arguments.add_argument("output", type=Path, help="the safetensors file to write")
     given = arguments.parse_args()
-    place = Place(given.tp, given.ep, given.rank)
-    model_config = boot(CONFIGS[given.config], place)
-    save_file(load_rank(model_config, load_file(given.checkpoint)), given.output)
+    model_config = boot(CONFIGS[given.config], Place(given.tp, given.ep, given.rank))
+    write_loaded(model_config, given.checkpoint, given.output)
 
 
 if __name__ == "__main__":

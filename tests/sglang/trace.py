@@ -16,7 +16,7 @@ from tranship.schema.records import Declaration
 
 
 def declare_rank(model_config: Any, config: Config, place: Place) -> Declaration:
-    """Declare one rank, in the process that has been booted as that rank."""
+    """Declare the rank that this process has been booted as."""
     checkpoint = checkpoint_tensors(config)
     model = build_model(model_config, "meta")
     trace = trace_load(model, checkpoint)
@@ -25,14 +25,18 @@ def declare_rank(model_config: Any, config: Config, place: Place) -> Declaration
     return declare(engine, live_tensors(model), trace, checkpoint, BLOCK)
 
 
+def write_manifest(model_config: Any, config: Config, place: Place, output: Path) -> None:
+    """Write the manifest of the rank that this process has been booted as."""
+    output.write_bytes(dump(fold(declare_rank(model_config, config, place))))
+
+
 def main() -> None:
     """Run as a script."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("output", type=Path, help="the manifest to write")
     given = arguments.parse_args()
     config, place = CONFIGS[given.config], Place(given.tp, given.ep, given.rank)
-    declaration = declare_rank(boot(config, place), config, place)
-    given.output.write_bytes(dump(fold(declaration)))
+    write_manifest(boot(config, place), config, place, given.output)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ def _model(data: object, source: Source) -> type[BaseModel]:
     )
 
 
+def format_of(document: Document[BaseModel]) -> str:
+    """Return what the field "format" of a document says."""
+    return next(name for name, model in MODELS.items() if isinstance(document.value, model))
+
+
 def check_document(document: Document[BaseModel]) -> tuple[Diagnostic, ...]:
     """Find what is wrong with a document beyond what its JSON Schema says."""
     source = document.source
@@ -139,6 +144,12 @@ def load_transfer(path: str) -> Loaded:
         tuple(source.file for source in gathered.sources.values()),
         tuple(gathered.found),
     )
+
+
+def plan_path(transfer: str) -> str:
+    """Return where the plan of a transfer file lies: NAME.plan.json beside NAME.transfer.toml."""
+    stem = transfer.removesuffix(".toml").removesuffix(".json").removesuffix(".transfer")
+    return f"{stem}.plan.json"
 
 
 def raise_errors(found: Sequence[Diagnostic]) -> None:

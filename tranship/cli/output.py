@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tranship.schema.canonical import Json, canonical_bytes
@@ -58,9 +58,9 @@ class Answer:
         hint: what to do next, a line for people.
     """
 
-    page: Sequence[Text] = ()
+    page: Sequence[RenderableType] = ()
     document: Mapping[str, Json] = field(default_factory=dict[str, Json])
-    status: Status = Status.OK
+    status: int = Status.OK
     diagnostics: tuple[Diagnostic, ...] = ()
     hint: str = ""
 
@@ -69,17 +69,18 @@ _FAILURES = ("TS100", "TS109")
 """From the first to the last: the file could not be had, so that nothing can be said about it."""
 
 _INTERNAL = "TS900"
+_OWN_TROUBLE = "TS9"
 
 
-def exit_status(answer: Answer) -> Status:
+def exit_status(answer: Answer) -> int:
     """Return what the process exits with: the worst of what the diagnostics and the verb say.
 
-    A file that could not be read, parsed or written (TS100 to TS109) and an internal error (TS900)
-    count as failures, any other error as a finding.
+    A file that could not be read, parsed or written (TS100 to TS109) and trouble of tranship's own
+    (TS9nn) count as failures, any other error as a finding.
     """
     errors = [one.code for one in answer.diagnostics if one.severity is Severity.ERROR]
     first, last = _FAILURES
-    if any(first <= code <= last or code == _INTERNAL for code in errors):
+    if any(first <= code <= last or code.startswith(_OWN_TROUBLE) for code in errors):
         return Status.FAILED
     return Status.FINDINGS if errors else answer.status
 
@@ -185,9 +186,14 @@ def answer_width() -> int:
     return width(console(sys.stdout))
 
 
-def rendered(page: Iterable[Text], terminal: Console) -> str:
+def tick() -> str:
+    """Return a check mark, or `ok` where stdout cannot write one."""
+    return "\N{CHECK MARK}" if (sys.stdout.encoding or "").lower().startswith("utf") else "ok"
+
+
+def rendered(page: Iterable[RenderableType], terminal: Console) -> str:
     """Write lines as text, in colors if the terminal has them; no line is wrapped or padded."""
     with terminal.capture() as capture:
         for line in page:
-            terminal.print(line, soft_wrap=True)
+            terminal.print(line, soft_wrap=isinstance(line, Text))
     return capture.get()

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tranship.schema.expression import IntArray
-from tranship.schema.fit import combine
+from tranship.schema.folding.fit import combine
 from tranship.schema.manifest import Part
-from tranship.schema.names import free_name, index_names, split_name
+from tranship.schema.folding.names import free_name, index_names, split_name
 from tranship.schema.records import BufferRecord, FillRecord, Ints, PieceRecord
 
 Texts = tuple[str, ...]

@@ -17,7 +17,7 @@ from tranship.schema.expression import (
     Operation,
     Variable,
 )
-from tranship.schema.terms import Sum, TableDraft, Term, lookup_draft, sum_expression
+from tranship.schema.folding.terms import Sum, TableDraft, Term, lookup_draft, sum_expression
 
 MAX_DIVISOR = 1024
 """Largest `n` that is tried in `x // n` and `x % n`."""

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tranship.schema.cover import Cover, Domain, Field, Rows, Split, cover, uniform_field
+from tranship.schema.folding.cover import Cover, Domain, Field, Rows, Split, cover, uniform_field
 from tranship.schema.expression import IntArray
-from tranship.schema.fit import combine, fit, make_frame
-from tranship.schema.groups import (
+from tranship.schema.folding.fit import combine, fit, make_frame
+from tranship.schema.folding.groups import (
     FillLikeness,
     PieceLikeness,
     fill_likeness,
     piece_likeness,
 )
 from tranship.schema.mesh import RANK
-from tranship.schema.names import free_name, index_names, is_variable, split_name
+from tranship.schema.folding.names import free_name, index_names, is_variable, split_name
 from tranship.schema.records import BufferRecord, FillRecord, Ints, PieceRecord
 
 ORDINAL = "group"

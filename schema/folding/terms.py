@@ -17,7 +17,7 @@ from tranship.schema.expression import (
     simplify,
     tables,
 )
-from tranship.schema.names import free_name
+from tranship.schema.folding.names import free_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ def sum_expression(total: Sum) -> Expression:
         result = Operation("+", result, other)
     for other in taken:
         result = Operation("-", result, other)
-    return Operation("+" if constant > 0 else "-", result, Constant(abs(constant))) if constant else result
+    if constant:
+        result = Operation("+" if constant > 0 else "-", result, Constant(abs(constant)))
+    return result
 
 
 def _product(base: Expression, factor: int) -> Expression:
@@ -93,6 +95,19 @@ def lookup_draft(draft: TableDraft, name: str) -> Expression:
 def _read_draft(text: str) -> TableDraft:
     label, size, entries = json.loads(text)
     return TableDraft(label, size, tuple((index, value) for index, value in entries))
+
+
+def complexity(expression: Expression) -> tuple[int, int]:
+    """Count the known entries of the tables in a fitted expression, and its operations."""
+    match expression:
+        case Lookup(table, index):
+            entries, operations = complexity(index)
+            return entries + len(_read_draft(table).entries), operations
+        case Operation(_, left, right):
+            one, two = complexity(left), complexity(right)
+            return one[0] + two[0], one[1] + two[1] + 1
+        case _:
+            return 0, 0
 
 
 def name_tables(

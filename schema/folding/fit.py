@@ -1,6 +1,6 @@
 """Fit a column of integers as an expression of indices, axes and rank."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 
@@ -12,9 +12,9 @@ from tranship.schema.expression import (
     IntArray,
     Operation,
 )
-from tranship.schema.forms import Input, bases, closed_form, slope, table_form
+from tranship.schema.folding.forms import Input, bases, closed_form, slope, table_form
 from tranship.schema.mesh import RANK
-from tranship.schema.terms import Sum, Term, sum_expression
+from tranship.schema.folding.terms import Sum, Term, complexity, sum_expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def make_frame(
 
 
 def fit(label: str, y: IntArray, frame: Frame) -> Expression | None:
-    """Find the canonical expression of `y`, the first that fits in the order that fold.py states.
+    """Find the canonical expression of `y`, the simplest as fold.py states it.
 
     Args:
         label: What the column holds; names its tables.
@@ -106,41 +106,47 @@ def fit(label: str, y: IntArray, frame: Frame) -> Expression | None:
     """
     if (y == y[0]).all():
         return Constant(int(y[0]))
-    found = next(_sums(label, y, frame), None)
+    positions = tuple(range(len(frame.inputs)))
+    plain = tuple(place for place in positions if frame.inputs[place].name != RANK)
+    found = _search(label, y, frame, _choices(plain))
+    if found is None and plain != positions:
+        with_rank = [chosen for chosen in _choices(positions) if positions[-1] in chosen]
+        found = _search(label, y, frame, with_rank)
     return sum_expression(found) if found else None
 
 
-def _sums(label: str, y: IntArray, frame: Frame) -> Iterator[Sum]:
-    positions = tuple(range(len(frame.inputs)))
-    plain = tuple(place for place in positions if frame.inputs[place].name != RANK)
-    yield from _search(label, y, frame, _choices(plain))
-    if plain != positions:
-        rank = positions[-1]
-        yield from _search(label, y, frame, [c for c in _choices(positions) if rank in c])
+_Form = Callable[[str, Points], Iterator[Sum]]
 
 
 def _choices(positions: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [chosen for count in (1, 2, 3) for chosen in combinations(positions, count)]
 
 
-def _search(
-    label: str, y: IntArray, frame: Frame, choices: list[tuple[int, ...]]
-) -> Iterator[Sum]:
-    for count, tables in ((1, False), (2, False), (1, True), (3, False), (2, True), (3, True)):
-        for points in _select(y, frame, choices, count):
-            yield from _stripped(label, points, tables=tables)
-    for form in (_scaled_form, _two_tables):
-        for points in _select(y, frame, choices, 2):
-            yield from form(label, points)
+def _search(label: str, y: IntArray, frame: Frame, choices: list[tuple[int, ...]]) -> Sum | None:
+    """Return the simplest form of the first stage at which one fits."""
+    stages: tuple[tuple[_Form, tuple[int, ...]], ...] = (
+        (_closed_sums, (1,)),
+        (_closed_sums, (2,)),
+        (_sums_with_table, (1, 2)),
+        (_closed_sums, (3,)),
+        (_sums_with_table, (3,)),
+        (_scaled_forms, (2,)),
+        (_two_tables, (2,)),
+    )
+    for form, counts in stages:
+        selected = (frame.select(y, chosen) for chosen in choices if len(chosen) in counts)
+        found = [total for points in selected if points for total in form(label, points)]
+        if found:
+            return min(found, key=lambda total: complexity(sum_expression(total)))
+    return None
 
 
-def _select(
-    y: IntArray, frame: Frame, choices: list[tuple[int, ...]], count: int
-) -> Iterator[Points]:
-    for chosen in choices:
-        points = frame.select(y, chosen) if len(chosen) == count else None
-        if points:
-            yield points
+def _closed_sums(label: str, points: Points) -> Iterator[Sum]:
+    return _stripped(label, points, tables=False)
+
+
+def _sums_with_table(label: str, points: Points) -> Iterator[Sum]:
+    return _stripped(label, points, tables=True)
 
 
 def _stripped(label: str, points: Points, *, tables: bool) -> Iterator[Sum]:
@@ -181,7 +187,7 @@ def _strip(points: Points, position: int) -> Iterator[tuple[Term, Points]]:
             yield Term(source.order, factor, base), Points(inputs, columns, rest)
 
 
-def _scaled_form(label: str, points: Points) -> Iterator[Sum]:
+def _scaled_forms(label: str, points: Points) -> Iterator[Sum]:
     """Fit `F(v) * base(u) + G(v)`, with F and G of one variable each."""
     for one, other in permutations((0, 1)):
         source, v = points.inputs[one], points.inputs[other]

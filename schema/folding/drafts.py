@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tranship.schema.cover import Cover
+from tranship.schema.folding.cover import Cover
 from tranship.schema.expression import Expression, to_text
-from tranship.schema.groups import Texts
+from tranship.schema.folding.groups import Texts
 from tranship.schema.indexset import to_text as index_set_text
 from tranship.schema.manifest import (
     Alias,
@@ -23,10 +23,10 @@ from tranship.schema.manifest import (
     TensorFamily,
     Transfer,
 )
-from tranship.schema.names import join_name
-from tranship.schema.parts import Contents, FillDraft, PieceDraft
+from tranship.schema.folding.names import join_name
+from tranship.schema.folding.parts import Contents, FillDraft, PieceDraft
 from tranship.schema.records import BufferRecord, Ints
-from tranship.schema.terms import rename_tables
+from tranship.schema.folding.terms import rename_tables
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Declarations of live models of training and inference frameworks."""

@@ -1,0 +1,125 @@
+"""What ranks tell one another before and after the bytes of a step: JSON of a fixed shape."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from tranship.runtime.bind import location
+from tranship.runtime.transports.protocol import Gathered, World
+from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.manifest import Frozen, Side
+from tranship.schema.plan import Digest
+
+REPLAY_FORMAT = "tranship.replay/1"
+"""Names the layout of messages, their digests, and what ranks tell one another."""
+
+MAX_VERSION = 2**62
+Version = Annotated[int, Field(ge=0, le=MAX_VERSION)]
+
+ALL_ROUNDS = -1
+"""Stands for all rounds together where a round is named."""
+
+Seat = tuple[Side, int]
+
+
+class Finding(Frozen):
+    """A diagnostic on its way; the rank that sends it is its place."""
+
+    code: Annotated[str, Field(pattern=r"^TS\d{3}$")]
+    message: str
+    help: str | None = None
+
+
+class Hello(Frozen):
+    """What a rank is about to do, before the first byte.
+
+    All ranks must say the same, but for `committed`, the last version that the rank has, and
+    `findings`, which must be none.
+    """
+
+    format: Literal["tranship.replay/1"] = REPLAY_FORMAT
+    plan: Digest
+    sender_manifest: Digest
+    receiver_manifest: Digest
+    senders: int
+    receivers: int
+    version: Version
+    committed: Version | None
+    findings: tuple[Finding, ...]
+
+
+class Delivery(Frozen):
+    """Digests of what passed between a rank and `peer` in one round, or in `ALL_ROUNDS`.
+
+    `wire` is of what a sender packed, or of what came to a receiver; `written` of what a receiver
+    has where it was to be written. A sender adds which tensors, or families, a round's message
+    has a part of.
+    """
+
+    round: int
+    peer: int
+    wire: str
+    written: str | None = None
+    tensors: tuple[str, ...] = ()
+
+
+class Outcome(Frozen):
+    """What became of a step on a rank."""
+
+    deliveries: tuple[Delivery, ...]
+    findings: tuple[Finding, ...]
+
+
+class _Envelope(BaseModel):
+    format: str
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_all(
+    model: type[M], texts: Gathered, world: World
+) -> tuple[dict[Seat, M], list[Diagnostic]]:
+    """Read what every rank said: the messages of those that said something, and who did not.
+
+    Findings are TS835 to TS837, each at the rank that it is about.
+    """
+    messages: dict[Seat, M] = {}
+    findings: list[Diagnostic] = []
+    for member, text in enumerate(texts):
+        seat = world.seat(member)
+        if text is None:
+            message = f"{seat[0]} rank {seat[1]} was not heard of in time"
+            findings.append(Diagnostic("TS836", message, location(*seat)))
+            continue
+        try:
+            messages[seat] = model.model_validate_json(text)
+        except ValidationError as error:
+            findings.append(_unreadable(text, seat, error))
+    return messages, findings
+
+
+def _unreadable(text: str, seat: Seat, error: ValidationError) -> Diagnostic:
+    try:
+        form = _Envelope.model_validate_json(text).format
+    except ValidationError:
+        form = REPLAY_FORMAT
+    if form != REPLAY_FORMAT:
+        message = f"{seat[0]} rank {seat[1]} speaks {form!r}, this rank {REPLAY_FORMAT!r}"
+        return Diagnostic("TS835", message, location(*seat))
+    reason = f"{error.errors()[0]['msg']}".lower()
+    message = f"a control message of {seat[0]} rank {seat[1]} cannot be read: {reason}"
+    return Diagnostic("TS837", message, location(*seat))
+
+
+def told(diagnostic: Diagnostic) -> Finding:
+    """Return a diagnostic as it travels."""
+    return Finding(code=diagnostic.code, message=diagnostic.message, help=diagnostic.help)
+
+
+def reported(said: Mapping[Seat, tuple[Finding, ...]]) -> Iterator[Diagnostic]:
+    """Yield what ranks found on themselves."""
+    for seat, findings in said.items():
+        for finding in findings:
+            yield Diagnostic(finding.code, finding.message, location(*seat), help=finding.help)

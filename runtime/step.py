@@ -1,0 +1,116 @@
+"""The parts of a step in which ranks talk: they agree before it, and conclude after it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tranship.runtime.agreement import differences, disagreements
+from tranship.runtime.bind import find_moved, location
+from tranship.runtime.deliveries import by_peer, by_round, total_digest
+from tranship.runtime.errors import DistributedError
+from tranship.runtime.messages import (
+    Delivery,
+    Hello,
+    M,
+    Outcome,
+    Seat,
+    read_all,
+    reported,
+    told,
+)
+from tranship.runtime.replay import Endpoint, Replay
+from tranship.runtime.transports.protocol import TransportError
+from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.manifest import Side
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What a step that was committed did on one rank.
+
+    Attributes:
+        version: the version that every rank now has.
+        rounds: how many rounds were replayed.
+        bytes_sent: bytes of the messages that this rank sent, padding included.
+        bytes_received: the same of those that came.
+        seconds: host time by stage: pack, exchange, unpack, digest, derive.
+        digest: of everything that all senders sent; equal on all ranks.
+    """
+
+    version: int
+    rounds: int
+    bytes_sent: int
+    bytes_received: int
+    seconds: Mapping[str, float]
+    digest: str
+
+
+def agree(end: Endpoint, version: int, committed: int | None) -> None:
+    """Make sure that all ranks are about to do the same. Nothing has been sent or written yet.
+
+    Raises:
+        DistributedError: TS810, a rank's memory is not what was bound; TS830 to TS837.
+    """
+    plan = end.plan
+    hello = Hello(
+        plan=end.plan_digest,
+        sender_manifest=plan.sender.manifest,
+        receiver_manifest=plan.receiver.manifest,
+        senders=end.transport.world.senders,
+        receivers=end.transport.world.receivers,
+        version=version,
+        committed=committed,
+        findings=tuple(told(finding) for finding in find_moved(end.bound)),
+    )
+    hellos, findings = _gather(end, hello)
+    findings += reported({seat: said.findings for seat, said in hellos.items()})
+    findings += disagreements(hellos)
+    if findings:
+        raise DistributedError(findings)
+
+
+def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
+    """Make sure that every rank did its part, and that every byte is where it belongs.
+
+    Raises:
+        DistributedError: TS836 to TS840; receivers hold a mixture of versions.
+    """
+    own = by_round(end, done)
+    outcomes, findings = _gather(
+        end, Outcome(deliveries=by_peer(own), findings=tuple(done.findings))
+    )
+    findings += reported({seat: said.findings for seat, said in outcomes.items()})
+    differing = [] if findings else list(differences(outcomes))
+    if differing:
+        # Every rank has come to this from the same messages, so that all of them tell the rest.
+        details, findings = _gather(end, Outcome(deliveries=own, findings=()))
+        findings += list(differences(details)) or differing
+    if findings:
+        raise DistributedError(findings)
+    return _stats(end, done, version, outcomes)
+
+
+def _gather(end: Endpoint, message: M) -> tuple[dict[Seat, M], list[Diagnostic]]:
+    try:
+        texts = end.transport.gather(message.model_dump_json())
+    except TransportError as error:
+        here = location(end.program.side, end.program.rank)
+        raise DistributedError([Diagnostic("TS836", f"{error}", here)]) from error
+    return read_all(type(message), texts, end.transport.world)
+
+
+def _stats(
+    end: Endpoint, done: Replay, version: int, outcomes: Mapping[Seat, Outcome]
+) -> StepStats:
+    sizes = sum(message.size for item in end.program.rounds for message in item.messages)
+    sends = end.program.side is Side.SENDER
+    sent: list[Delivery] = []
+    for (side, _), outcome in outcomes.items():
+        sent += outcome.deliveries if side is Side.SENDER else ()
+    return StepStats(
+        version=version,
+        rounds=len(end.program.rounds),
+        bytes_sent=sizes if sends else 0,
+        bytes_received=0 if sends else sizes,
+        seconds=dict(done.seconds),
+        digest=total_digest(sent),
+    )

@@ -1,0 +1,1 @@
+"""The steps of `fold.py`, which states the algorithm."""

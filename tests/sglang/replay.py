@@ -1,0 +1,23 @@
+"""Carry out what a trace or a declaration says, on real tensors and with torch's views alone."""
+
+import torch
+
+from tests.sglang.boxes import Box
+from tranship.schema.records import Ints, PieceRecord
+
+
+def region(buffer: torch.Tensor, offset: int, sizes: Ints, strides: Ints) -> torch.Tensor:
+    """View elements `offset + sum(k * strides)` of a buffer, counted from its first."""
+    return buffer.as_strided(sizes, strides, buffer.storage_offset() + offset)
+
+
+def put(buffer: torch.Tensor, source: torch.Tensor, piece: Box | PieceRecord) -> None:
+    """Copy a box of a tensor to its place in a buffer."""
+    kept = zip(piece.start, piece.extent, piece.step, strict=True)
+    box = source[tuple(slice(start, start + extent * step, step) for start, extent, step in kept)]
+    region(buffer, piece.offset, piece.extent, piece.strides).copy_(box)
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor's bytes."""
+    return tensor.contiguous().view(-1).view(torch.uint8)

@@ -1,0 +1,141 @@
+"""One rank of a plan: what it sends, what it receives, and where it reads and writes it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.text import Text
+
+from tranship.cli.at_rank import Rank, half_at, members_text, rank_of
+from tranship.cli.layout import HEAD, PLACE, count, flow, size_text
+from tranship.cli.show_edge import field, half_lines, transform_lines
+from tranship.schema import indexset
+from tranship.schema.canonical import Json
+from tranship.schema.manifest import Side
+from tranship.schema.moves import Moves, edge_moves, half_instances
+from tranship.schema.plan import Edge, PlanSide, TransferPlan
+from tranship.schema.wire import payload
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part in one edge.
+
+    `indices` and `rounds` are index sets in text form; `peers` gives the number of moves and of
+    bytes on the wire for every rank at the other end.
+    """
+
+    edge: int
+    indices: Mapping[str, str]
+    rounds: str
+    peers: Mapping[int, tuple[int, int]]
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, padding included."""
+        return sum(size for _, size in self.peers.values())
+
+
+def shares(
+    plan: TransferPlan, side: Side, rank: int, tell: Callable[[str], None]
+) -> tuple[Share, ...]:
+    """Find the part of one rank of `side` in every edge; `tell` hears of each edge before."""
+    found: list[Share] = []
+    for number, edge in enumerate(plan.edges):
+        tell(edge.tensor)
+        moves = _moves_of(plan, number, side, rank)
+        if moves is not None:
+            found.append(_share(edge, moves, side))
+    return tuple(found)
+
+
+def _moves_of(plan: TransferPlan, number: int, side: Side, rank: int) -> Moves | None:
+    edge, own = plan.edges[number], np.array([rank], dtype=np.int64)
+    if side is Side.RECEIVER:
+        moves = edge_moves(plan, number, own)
+    elif len(half_instances(edge.sender, edge.indices, plan.sender, own).rank):
+        moves = edge_moves(plan, number)
+        moves = moves.take(np.flatnonzero(moves.sender.rank == rank))
+    else:
+        return None
+    return moves if len(moves.round) else None
+
+
+def _share(edge: Edge, moves: Moves, side: Side) -> Share:
+    peers = moves.sender.rank if side is Side.RECEIVER else moves.receiver.rank
+    sizes = payload(edge, moves).padded
+    return Share(
+        moves.edge,
+        {name: members_text(moves.receiver.environment[name]) for name in edge.indices},
+        members_text(moves.round),
+        {
+            int(peer): (int(np.sum(peers == peer)), int(sizes[peers == peer].sum()))
+            for peer in np.unique(peers)
+        },
+    )
+
+
+def rank_page(
+    plan: TransferPlan, side: Side, rank: int, parts: Sequence[Share], width: int
+) -> Iterator[Text]:
+    """Write one rank's part of the plan, with its own coordinates put in."""
+    own = plan.sender if side is Side.SENDER else plan.receiver
+    place = rank_of(own, rank)
+    yield from flow((f"{side} rank {rank}  ", HEAD), _totals(own, place, side, parts), width)
+    for part in parts:
+        edge = plan.edges[part.edge]
+        yield Text()
+        yield from transform_lines(edge.model_copy(update={"indices": part.indices}), width)
+        half = edge.sender if side is Side.SENDER else edge.receiver
+        label = "from" if side is Side.SENDER else "to"
+        yield from half_lines(label, edge, half_at(half, place), f"rank {rank}", width)
+        yield from field(_VERB[side], [_amount(part), f"in rounds {part.rounds}"], width)
+        yield from field("", _peers(side, [part]), width)
+
+
+_VERB = {Side.SENDER: "sends", Side.RECEIVER: "takes"}
+_PEER = {Side.SENDER: "to", Side.RECEIVER: "from"}
+
+
+def _totals(
+    own: PlanSide, place: Rank, side: Side, parts: Sequence[Share]
+) -> Iterator[str | tuple[str, str]]:
+    named = [f"{axis.name} {place.place[axis.name]}" for axis in own.axes]
+    if named:
+        yield ", ".join(named), PLACE
+    size = size_text(sum(part.size for part in parts))
+    yield f"{_VERB[side]} {size} in {count(len(parts), 'edge')}"
+    yield from _peers(side, parts)
+
+
+def _amount(part: Share) -> str:
+    moves = sum(number for number, _ in part.peers.values())
+    return f"{count(moves, 'move')} of {size_text(part.size)}"
+
+
+def _peers(side: Side, parts: Sequence[Share]) -> Iterator[str]:
+    """Write what goes to or comes from whom, those of equal size together."""
+    sizes: dict[int, int] = {}
+    for part in parts:
+        for peer, (_, size) in part.peers.items():
+            sizes[peer] = sizes.get(peer, 0) + size
+    for size in sorted(set(sizes.values()), reverse=True):
+        peers = [peer for peer, own in sizes.items() if own == size]
+        each = " each" if len(peers) > 1 else ""
+        yield f"{size_text(size)}{each} {_PEER[side]} {indexset.to_text(peers)}"
+
+
+def rank_document(side: Side, parts: Sequence[Share]) -> list[Json]:
+    """Write one rank's part of the plan for programs."""
+    peer = "receiver" if side is Side.SENDER else "sender"
+    return [
+        {
+            "edge": part.edge,
+            "indices": dict(part.indices),
+            "rounds": part.rounds,
+            "peers": [
+                {peer: rank, "moves": moves, "bytes": size}
+                for rank, (moves, size) in part.peers.items()
+            ],
+        }
+        for part in parts
+    ]

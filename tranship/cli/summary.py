@@ -1,0 +1,139 @@
+"""What a plan costs: bytes on the wire by rank, and the least time that its links allow."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from tranship.cli.layout import count, size_text
+from tranship.schema.canonical import Json
+from tranship.schema.expression import IntArray, evaluate, parse
+from tranship.schema.manifest import Side
+from tranship.schema.moves import edge_moves
+from tranship.schema.placement import Links, Placement, Seat
+from tranship.schema.plan import TransferPlan
+from tranship.schema.wire import payload
+
+
+@dataclass(frozen=True)
+class Load:
+    """Bytes on the wire, padding included, of the ranks of one side."""
+
+    most: int
+    mean: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The link that needs longest: no replay is faster than its bytes at full speed."""
+
+    seconds: float
+    link: str
+    side: Side
+    host: int
+    device: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a plan moves. Bytes are those on the wire, padding included."""
+
+    moves: int
+    size: int
+    sender: Load
+    receiver: Load
+    bound: Bound | None
+
+
+@dataclass(frozen=True)
+class _Traffic:
+    """Bytes between pairs of ranks: `n` pairs."""
+
+    sender: IntArray
+    receiver: IntArray
+    size: IntArray
+
+
+def summarize(plan: TransferPlan, placement: Placement | None) -> Summary:
+    """Add up what all edges of a plan move."""
+    parts = [edge_moves(plan, number) for number in range(len(plan.edges))]
+    sizes = [payload(plan.edges[part.edge], part).padded for part in parts]
+    nothing = [np.zeros(0, dtype=np.int64)]
+    traffic = _Traffic(
+        np.concatenate([*nothing, *(part.sender.rank for part in parts)]),
+        np.concatenate([*nothing, *(part.receiver.rank for part in parts)]),
+        np.concatenate([*nothing, *sizes]),
+    )
+    links = placement.links if placement else None
+    return Summary(
+        len(traffic.size),
+        int(traffic.size.sum()),
+        _load(traffic.sender, traffic.size, plan.sender.world_size),
+        _load(traffic.receiver, traffic.size, plan.receiver.world_size),
+        _bound(traffic, placement, links) if placement and links else None,
+    )
+
+
+def _load(ranks: IntArray, sizes: IntArray, world_size: int) -> Load:
+    total = np.zeros(world_size, dtype=np.int64)
+    np.add.at(total, ranks, sizes)
+    return Load(int(total.max()), int(total.sum()) // world_size, int(total.argmax()))
+
+
+def _bound(traffic: _Traffic, placement: Placement, links: Links) -> Bound | None:
+    """Find the link that needs longest, taking every device's links in either direction."""
+    ends = {
+        Side.SENDER: _seats(placement.sender, traffic.sender),
+        Side.RECEIVER: _seats(placement.receiver, traffic.receiver),
+    }
+    same = ends[Side.SENDER] == ends[Side.RECEIVER]
+    on_host = same[:, 0]
+    on_device = on_host & same[:, 1]
+    kinds = {
+        "device": (on_device, links.device_gb_per_s),
+        "host": (on_host & ~on_device, links.host_gb_per_s),
+        "network": (~on_host, links.network_gb_per_s),
+    }
+    bounds = [
+        _slowest(ends[side][chosen], traffic.size[chosen], rate, link, side)
+        for link, (chosen, rate) in kinds.items()
+        for side in Side
+        if chosen.any()
+    ]
+    return max(bounds, key=lambda bound: bound.seconds, default=None)
+
+
+def _slowest(seats: IntArray, sizes: IntArray, rate: float, link: str, side: Side) -> Bound:
+    devices, group = np.unique(seats, axis=0, return_inverse=True)
+    total = np.zeros(len(devices), dtype=np.int64)
+    np.add.at(total, group.reshape(-1), sizes)
+    worst = int(total.argmax())
+    size, (host, device) = int(total[worst]), devices[worst].tolist()
+    return Bound(size / (rate * 1e9), link, side, host, device, size)
+
+
+def _seats(seat: Seat, ranks: IntArray) -> IntArray:
+    """The host and device of each rank, `[n, 2]`."""
+    entries = [evaluate(parse(entry), {"rank": ranks}, {}) for entry in (seat.host, seat.device)]
+    return np.stack([np.broadcast_to(np.asarray(entry), ranks.shape) for entry in entries], axis=1)
+
+
+def summary_parts(summary: Summary) -> Iterator[tuple[str, Sequence[str]]]:
+    """Write a summary as lines: what they are about, and their parts."""
+    yield "bytes", [f"{size_text(summary.size)} in {count(summary.moves, 'move')}"]
+    for side, load in (("senders", summary.sender), ("receivers", summary.receiver)):
+        parts = [f"at most {size_text(load.most)} (rank {load.rank})"]
+        yield side, [*parts, f"{size_text(load.mean)} on average"]
+    if summary.bound:
+        bound = summary.bound
+        where = f"{bound.side} device {bound.device} of host {bound.host}"
+        verb = "leave" if bound.side is Side.SENDER else "enter"
+        parts = [f"at least {bound.seconds * 1000:,.1f} ms"]
+        yield "time", [*parts, f"{size_text(bound.size)} {verb} {where} over its {bound.link} link"]
+
+
+def summary_members(summary: Summary) -> dict[str, Json]:
+    """Write a summary for programs."""
+    return asdict(summary)
