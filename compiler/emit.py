@@ -5,8 +5,8 @@ from typing import cast
 
 import networkx as nx
 
+from tranship.compiler.draft import all_moves, seats
 from tranship.compiler.inputs import Inputs, plan_side
-from tranship.compiler.intersect import all_moves, seats
 from tranship.compiler.schedule import Scheduled
 from tranship.schema.codec import digest, dump
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError

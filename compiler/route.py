@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tranship.compiler.draft import draft_plan
 from tranship.compiler.inputs import Inputs
-from tranship.compiler.intersect import draft_plan
 from tranship.schema.expression import IntArray
 from tranship.schema.moves import edge_moves, half_instances, holdings
 from tranship.schema.plan import Edge

@@ -9,8 +9,8 @@ divided: tensor by tensor, then by its second index, then by windows of rows.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tranship.compiler.draft import all_moves
 from tranship.compiler.inputs import Inputs
-from tranship.compiler.intersect import all_moves
 from tranship.compiler.split import Division, divide
 from tranship.compiler.usage import Usage, usage_of
 from tranship.schema import indexset

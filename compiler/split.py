@@ -6,8 +6,8 @@ from math import lcm
 
 import numpy as np
 
+from tranship.compiler.draft import all_moves
 from tranship.compiler.inputs import Inputs
-from tranship.compiler.intersect import all_moves
 from tranship.compiler.usage import Usage, usage_of
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic

@@ -157,8 +157,8 @@ def _differences(
     """Compare a declared buffer with the tensor of its name."""
     tensor, name = live.tensor, record.name
     if not has_memory(tensor):
-        held = "the meta device" if tensor.device.type == "meta" else f"{tensor.layout}"
-        yield Diagnostic("TS809", f"{name!r} has no strided memory: it is on {held}", where)
+        held = f"a {type(tensor).__name__}, {tensor.layout}, on device {tensor.device}"
+        yield Diagnostic("TS809", f"{name!r} has no memory of its own: it is {held}", where)
         return
     dtype = torch_dtype(record.dtype)
     shape, strides = tuple(tensor.shape), tensor.stride()

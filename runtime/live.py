@@ -55,7 +55,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def submodules(module: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
-    """Yield `module` and all modules below it with their paths; one in several places repeatedly."""
+    """Yield `module` and all modules below it with their paths, one that has several repeatedly."""
     named = cast("Iterator[tuple[str, nn.Module]]", module.named_modules(remove_duplicate=False))
     for name, owner in named:
         yield tuple(name.split(".")) if name else (), owner

@@ -11,8 +11,14 @@ Span = tuple[int, int]
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Whether `tensor` is elements in addressable memory: not meta, sparse or nested."""
-    return tensor.layout == torch.strided and tensor.device.type != "meta"
+    """Whether `tensor` is elements at addresses: not meta, sparse, nested or wrapping others."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        return False
+    try:
+        tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def span(tensor: Tensor) -> Span:

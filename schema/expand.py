@@ -252,7 +252,9 @@ def _pieces(
 
 def _last(strides: Ints, dims: int, tensor: str) -> Ints:
     if len(strides) < dims:
-        raise ExpressionError(f"no strides for a piece of {tensor}: it has more dims than its buffer")
+        raise ExpressionError(
+            f"no strides for a piece of {tensor}: it has more dims than its buffer"
+        )
     return strides[len(strides) - dims :]
 
 

@@ -6,14 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from tranship.schema.folding.cover import Cover, Domain, Field, Rows, Split, cover, uniform_field
+from tranship.schema.folding.cover import cover
 from tranship.schema.folding.drafts import BufferDraft, TensorDraft, Writer, draft_covers
 from tranship.schema.folding.groups import Group, group_buffers, references
+from tranship.schema.folding.names import index_names, split_name
+from tranship.schema.folding.parts import fold_contents, fold_rows
+from tranship.schema.folding.rows import (
+    NUMBERS,
+    Domain,
+    Field,
+    Rows,
+    Split,
+    int_table,
+    uniform_field,
+)
+from tranship.schema.folding.terms import name_tables
 from tranship.schema.indexset import to_text
 from tranship.schema.manifest import MANIFEST_FORMAT, Manifest
 from tranship.schema.mesh import RANK
-from tranship.schema.folding.names import index_names, split_name
-from tranship.schema.folding.parts import fold_contents, fold_rows, int_table
 from tranship.schema.records import (
     BufferRecord,
     Declaration,
@@ -21,7 +31,6 @@ from tranship.schema.records import (
     TensorRecord,
     contiguous_strides,
 )
-from tranship.schema.folding.terms import name_tables
 
 
 def fold(declaration: Declaration) -> Manifest:
@@ -78,7 +87,7 @@ def _tensor_rows(
     numbers = int_table([split_name(record.name).numbers for record in records])
     ties = int_table([split_name(record.tied_to).numbers for record in records])
     labels = (*names, *index_names(texts[1], taken))
-    field = Field("numbers", np.concatenate([numbers, ties], axis=1), labels)
+    field = Field(NUMBERS, np.concatenate([numbers, ties], axis=1), labels)
     own = dict(zip(names, numbers.T, strict=True))
     return Rows(np.zeros(len(records), dtype=np.int64), own, (field,))
 
@@ -132,9 +141,9 @@ def _buffer_rows(domain: Domain, group: Group, taken: frozenset[str]) -> Rows:
     numbers = int_table([sum((split_name(n).numbers for n in names), ()) for names in named])
     labels = tuple(name for texts in group.texts for name in index_names(texts, taken))
     fields = [
-        Field("numbers", numbers, labels),
-        uniform_field("shape", int_table([record.shape for record in records])),
+        Field(NUMBERS, numbers, labels),
+        uniform_field("shape", [record.shape for record in records]),
     ]
     if any(record.strides != contiguous_strides(record.shape) for record in records):
-        fields.append(uniform_field("strides", int_table([r.strides for r in records])))
+        fields.append(uniform_field("strides", [record.strides for record in records]))
     return Rows(np.searchsorted(domain.ranks, ranks), group.indices, tuple(fields))

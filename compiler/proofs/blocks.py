@@ -4,9 +4,9 @@ A block here is the logical one, clipped to the tensor. Regions are grown to who
 receiver's grid and compared with boxes:
 
 - At the sender, the grown region lies in the piece that is read.
-- At the receiver, the moves of one round to one piece are taken together. The smallest box around
-  their blocks lies in the piece; or amax edges of the same round to the same piece cover it. The
-  boxes of two rounds share no block.
+- At the receiver, the moves of one round and window to one piece are a batch, quantized together.
+  They make up a box. Its whole blocks lie in the piece, or amax edges of the same round to the same
+  piece cover them. No two batches of a piece share a block.
 
 That the moves themselves fill the piece is for `coverage.py` to show.
 """
@@ -24,17 +24,23 @@ from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
 from tranship.schema.plan import Op, Place
 
-Key = tuple[int, int]
-"""A receiver piece and a round."""
-
 
 @dataclass(frozen=True)
 class Batch:
-    """What reaches one receiver piece in one round: the box `low` to `high` of its whole blocks."""
+    """What reaches one receiver piece in one round and window.
+
+    `start` to `end` is the smallest box around the regions, `volume` their number of elements;
+    `low` to `high` is the box grown to whole blocks.
+    """
 
     reading: Reading
+    piece: int
+    round: int
+    start: IntArray
+    end: IntArray
     low: IntArray
     high: IntArray
+    volume: int
 
 
 def whole_at_sender(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
@@ -71,31 +77,49 @@ def _grown(evidence: Evidence, reading: Reading) -> tuple[IntArray, IntArray]:
     return np.maximum(low, 0), np.minimum(high, shape)
 
 
-def batches(evidence: Evidence) -> dict[Key, Batch]:
-    """What is quantized at receivers, by piece and round."""
-    found: dict[Key, Batch] = {}
+def batches(evidence: Evidence) -> tuple[Batch, ...]:
+    """What is quantized at receivers."""
+    found: dict[tuple[int, ...], Batch] = {}
     for reading in evidence.readings.edges:
         if quantizes_at_receiver(reading):
-            low, high = _grown(evidence, reading)
-            keys, first, group = _grouped(reading)
-            lows, highs = low[first], high[first]
-            np.minimum.at(lows, group, low)
-            np.maximum.at(highs, group, high)
-            for key, low_, high_ in zip(keys, lows, highs, strict=True):
+            for key, batch in _batches(evidence, reading):
                 old = found.get(key)
-                found[key] = Batch(
-                    reading if old is None else old.reading,
-                    low_ if old is None else np.minimum(low_, old.low),
-                    high_ if old is None else np.maximum(high_, old.high),
-                )
-    return found
+                found[key] = batch if old is None else _together(old, batch)
+    return tuple(found.values())
 
 
-def _grouped(reading: Reading) -> tuple[list[Key], IntArray, IntArray]:
-    """The keys of an edge's moves, a move of each, and the number of the key of every move."""
-    rows = np.stack([reading.receiver_piece, reading.moves.round], axis=1)
-    unique, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return [(piece, round_) for piece, round_ in unique.tolist()], first, group.reshape(-1)
+def _batches(evidence: Evidence, reading: Reading) -> Iterator[tuple[tuple[int, ...], Batch]]:
+    """The batches that one edge has a part in, by piece, round and window."""
+    fields = [reading.receiver_piece[:, None], reading.moves.round[:, None], reading.window]
+    unique, first, group = np.unique(
+        np.concatenate(fields, axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    group = group.reshape(-1)
+    low, high = _grown(evidence, reading)
+    end = reading.start + reading.extent
+    least, most = [part[first].copy() for part in (reading.start, low)], [end[first], high[first]]
+    for bound, values in zip(least, (reading.start, low), strict=True):
+        np.minimum.at(bound, group, values)
+    for bound, values in zip(most, (end, high), strict=True):
+        np.maximum.at(bound, group, values)
+    volume = np.zeros(len(first), dtype=np.int64)
+    np.add.at(volume, group, np.prod(reading.extent, axis=1))
+    for number, key in enumerate(unique.tolist()):
+        boxes = (least[0][number], most[0][number], least[1][number], most[1][number])
+        yield tuple(key), Batch(reading, key[0], key[1], *boxes, volume=int(volume[number]))
+
+
+def _together(first: Batch, second: Batch) -> Batch:
+    return Batch(
+        first.reading,
+        first.piece,
+        first.round,
+        np.minimum(first.start, second.start),
+        np.maximum(first.end, second.end),
+        np.minimum(first.low, second.low),
+        np.maximum(first.high, second.high),
+        first.volume + second.volume,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,17 +131,18 @@ class Bounds:
     end: IntArray
 
 
-def bounds(evidence: Evidence) -> dict[Key, Bounds]:
+def bounds(evidence: Evidence) -> dict[tuple[int, int], Bounds]:
     """What amax edges bound, by piece and round."""
-    found: dict[Key, Bounds] = {}
+    found: dict[tuple[int, int], Bounds] = {}
     for reading in evidence.readings.edges:
         if reading.edge.op is Op.AMAX:
-            keys, _, group = _grouped(reading)
-            for number, key in enumerate(keys):
-                rows = np.flatnonzero(group == number)
+            keys = np.stack([reading.receiver_piece, reading.moves.round], axis=1)
+            unique, group = np.unique(keys, axis=0, return_inverse=True)
+            for number, (piece, round_) in enumerate(unique.tolist()):
+                rows = np.flatnonzero(group.reshape(-1) == number)
                 start, end = reading.start[rows], reading.start[rows] + reading.extent[rows]
-                old = found.get(key)
-                found[key] = Bounds(
+                old = found.get((piece, round_))
+                found[piece, round_] = Bounds(
                     (*old.readings, reading) if old else (reading,),
                     np.concatenate([old.start, start]) if old else start,
                     np.concatenate([old.end, end]) if old else end,
@@ -129,24 +154,21 @@ def whole_at_receiver(evidence: Evidence) -> Iterator[Diagnostic]:
     """TS647: a receiver that quantizes a block of which it is not told all; one for each edge."""
     pieces, bounded = evidence.receiver.values, bounds(evidence)
     told: set[int] = set()
-    for key, batch in batches(evidence).items():
-        piece, round_ = key
-        start, end = pieces.start[piece], pieces.start[piece] + pieces.extent[piece]
-        amax = bounded.get(key)
-        inside = bool(np.all((batch.low >= start) & (batch.high <= end)))
-        if batch.reading.number in told or (inside and amax is None):
-            continue
-        if amax is not None and _covered(batch.low, batch.high, amax.start, amax.end):
+    for batch in batches(evidence):
+        start, extent = pieces.start[batch.piece], pieces.extent[batch.piece]
+        amax = bounded.get((batch.piece, batch.round))
+        inside = bool(np.all((batch.low >= start) & (batch.high <= start + extent)))
+        known = _covered(batch.low, batch.high, amax.start, amax.end) if amax else inside
+        if known or batch.reading.number in told:
             continue
         told.add(batch.reading.number)
-        buffer = evidence.receiver.buffers[int(pieces.buffer[piece])]
-        message = f"'{buffer.name}' on receiver rank {buffer.rank} quantizes blocks in round {round_}"
+        what = f"{_target(evidence, batch)} quantizes blocks in round {batch.round}"
         yield refuse(
             "TS647",
-            f"{message} that no amax edge covers",
+            f"{what} of which it sees a part only",
             batch.reading.at,
-            expected=f"all of {box_text(batch.low.tolist(), (batch.high - batch.low).tolist())}",
-            found=f"the piece {box_text(start.tolist(), (end - start).tolist())}"
+            expected=box_text(batch.low.tolist(), (batch.high - batch.low).tolist()),
+            found=f"the piece {box_text(start.tolist(), extent.tolist())}"
             + (f" and {len(amax.start)} amax regions" if amax else ""),
         )
 
@@ -162,52 +184,57 @@ def _covered(low: IntArray, high: IntArray, start: IntArray, end: IntArray) -> b
     return bool(filled.all())
 
 
+def _target(evidence: Evidence, batch: Batch) -> str:
+    buffer = evidence.receiver.buffers[int(evidence.receiver.values.buffer[batch.piece])]
+    return f"'{buffer.name}' on receiver rank {buffer.rank}"
+
+
 def split_blocks(evidence: Evidence) -> Iterator[Diagnostic]:
-    """TS651: blocks of one receiver piece whose parts arrive in different rounds."""
-    rounds: dict[int, list[tuple[int, Batch]]] = {}
-    for (piece, round_), batch in batches(evidence).items():
-        rounds.setdefault(piece, []).append((round_, batch))
+    """TS651: batches that are no boxes, or that share a block; one for each edge."""
+    members: dict[int, list[Batch]] = {}
     told: set[int] = set()
-    for piece, members in rounds.items():
-        pair = _sharing(members)
-        if pair is not None and members[0][1].reading.number not in told:
-            told.add(members[0][1].reading.number)
-            buffer = evidence.receiver.buffers[int(evidence.receiver.values.buffer[piece])]
-            message = f"a block of '{buffer.name}' on receiver rank {buffer.rank} is quantized in parts"
-            place = members[0][1].reading.at
-            yield refuse("TS651", message, place, "one round", f"rounds {pair[0]} and {pair[1]}")
+    for batch in batches(evidence):
+        others = members.setdefault(batch.piece, [])
+        problem = _split(evidence, batch, others)
+        others.append(batch)
+        if problem is not None and batch.reading.number not in told:
+            told.add(batch.reading.number)
+            yield problem
 
 
-def _sharing(members: Sequence[tuple[int, Batch]]) -> tuple[int, int] | None:
-    """Two rounds whose boxes of whole blocks meet."""
-    for number, (round_, batch) in enumerate(members):
-        for other, before in members[:number]:
-            if np.all((batch.low < before.high) & (before.low < batch.high)):
-                return other, round_
+def _split(evidence: Evidence, batch: Batch, others: Sequence[Batch]) -> Diagnostic | None:
+    if batch.volume != int(np.prod(batch.end - batch.start)):
+        message = f"what {_target(evidence, batch)} quantizes in round {batch.round} is no box"
+        box = box_text(batch.start.tolist(), (batch.end - batch.start).tolist())
+        found = f"{batch.volume} elements of it"
+        return refuse("TS651", message, batch.reading.at, box, found)
+    for other in others:
+        if np.all((batch.low < other.high) & (other.low < batch.high)):
+            message = f"a block of {_target(evidence, batch)} is quantized in parts"
+            found = f"rounds {other.round} and {batch.round}"
+            if other.round == batch.round:
+                found = f"two windows in round {batch.round}"
+            return refuse("TS651", message, batch.reading.at, "one round and window", found)
     return None
 
 
 def lonely_bounds(evidence: Evidence) -> Iterator[Diagnostic]:
     """TS653: amax edges without a quantize edge of the same values, piece and round."""
-    quantized = batches(evidence)
+    quantized = {(batch.piece, batch.round): batch for batch in batches(evidence)}
     told: set[int] = set()
-    for key, amax in bounds(evidence).items():
-        partner = quantized.get(key)
+    for (piece, round_), amax in bounds(evidence).items():
+        partner = quantized.get((piece, round_))
         for reading in amax.readings:
-            if reading.number in told:
+            values = None if partner is None else _values(partner.reading)
+            if reading.number in told or values == _values(reading):
                 continue
-            piece, round_ = key
+            told.add(reading.number)
             buffer = evidence.receiver.buffers[int(evidence.receiver.values.buffer[piece])]
-            where = f"'{buffer.name}' on receiver rank {buffer.rank}"
-            if partner is None:
-                told.add(reading.number)
-                message = f"nothing is quantized into {where} in round {round_} of its amax"
-                yield refuse("TS653", message, reading.at)
-            elif _values(reading) != _values(partner.reading):
-                told.add(reading.number)
-                message = f"the amax for {where} is not of the values that are quantized"
-                found = _values(reading)
-                yield refuse("TS653", message, reading.at, _values(partner.reading), found)
+            message = (
+                f"edge {reading.number} bounds blocks of '{buffer.name}' on receiver rank "
+                f"{buffer.rank} that are not quantized from the same values in round {round_}"
+            )
+            yield refuse("TS653", message, reading.at, values or "none", _values(reading))
 
 
 def _values(reading: Reading) -> str:

@@ -1,12 +1,12 @@
 """Proof 3: every derived buffer is recomputed once, after all that its recipe reads is written.
 
-Axioms: the declared roles; that a receiver unpacks the rounds in their order and runs the steps in
-theirs, each once its round `after` is unpacked.
+Axioms: the declared roles; that a receiver unpacks the rounds in their order, and runs each step once
+its round `after` is unpacked, steps of one round in the order of the list.
 
 - The steps of the plan, on every rank, are exactly the declared derived buffers, each with its own
   recipe and inputs.
-- An input that takes part is written in round `after` at the latest. One that is derived has its step
-  earlier in the list. One that is an alias counts as what it is an alias of. A constant is there.
+- An input that takes part is written in round `after` at the latest. One that is derived has its
+  step earlier in the list, after no later round. An alias counts as what it is an alias of.
 - No buffer needs itself. Every alias and every input exists on its rank.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import networkx as nx
-import numpy as np
 
 from tranship.compiler.proofs.declared import Declared
 from tranship.compiler.proofs.evidence import Evidence
@@ -177,10 +176,11 @@ def _late(
             place = at(f"/derived/{number}/after")
             return refuse("TS622", message, place, f"round {written} or later", f"round {after}")
     if held.role.kind == "derived":
-        makers = [maker.reading.number for maker in order.get((held.rank, held.name), [])]
-        if any(maker >= number for maker in makers):
-            message = f"{reads} before step {max(makers)} recomputes it"
-            return refuse("TS623", message, at(f"/derived/{number}"))
+        for maker in order.get((held.rank, held.name), []):
+            earlier = maker.reading
+            if earlier.number >= number or earlier.step.after > after:
+                message = f"{reads} before step {earlier.number} recomputes it"
+                return refuse("TS623", message, at(f"/derived/{number}"))
     return None
 
 

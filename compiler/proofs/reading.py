@@ -16,7 +16,7 @@ from tranship.compiler.proofs.tiling import Regions, regions
 from tranship.schema.boxes import resolve_block
 from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.dtypes import DType
-from tranship.schema.expression import IntArray, Value, evaluate
+from tranship.schema.expression import IntArray, Value, evaluate, parse
 from tranship.schema.mesh import table_arrays
 from tranship.schema.moves import (
     Instances,
@@ -69,7 +69,8 @@ class End:
 class Reading:
     """One edge: its two ends, and its moves with the rows of the ends that they join.
 
-    `start`, `extent` and `step` `[n, dims]` are the moved regions, padded as pieces are.
+    `start`, `extent` and `step` `[n, dims]` are the moved regions, padded as pieces are; `window`
+    `[n, 2 * dims]` is the start and extent of the edge's window, or zeros.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Reading:
     start: IntArray
     extent: IntArray
     step: IntArray
+    window: IntArray
 
     @property
     def at(self) -> Location:
@@ -193,7 +195,17 @@ def _edge(
         start=padded(moves.region.start, dims, 0),
         extent=padded(moves.region.extent, dims, 1),
         step=padded(steps, dims, 1),
+        window=padded(_windows(edge, moves, plan.receiver), 2 * dims, 0),
     )
+
+
+def _windows(edge: Edge, moves: Moves, side: PlanSide) -> IntArray:
+    window = (*edge.window.start, *edge.window.extent) if edge.window else ()
+    found = np.zeros((len(moves.round), len(window)), dtype=np.int64)
+    for place, entry in enumerate(window):
+        environment, lookup = moves.receiver.environment, table_arrays(side.tables)
+        found[:, place] = evaluate(parse(entry), environment, lookup)
+    return found
 
 
 def _require_dims(edge: Edge) -> None:

@@ -1,6 +1,7 @@
 """Which rounds share staging memory without one waiting for the other."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from tranship.schema.plan import Slot, TransferPlan
 
@@ -40,7 +41,7 @@ def _unordered(
     plan: TransferPlan, earlier: Sequence[int], slots: set[int]
 ) -> Iterator[tuple[int, int]]:
     users = [number for number, round_ in enumerate(plan.rounds) if round_.slot in slots]
-    for before, after in zip(users, users[1:], strict=False):
+    for before, after in pairwise(users):
         pair = {plan.rounds[before].slot, plan.rounds[after].slot}
         if pair == slots and not earlier[after] >> before & 1:
             yield before, after

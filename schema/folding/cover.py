@@ -15,7 +15,6 @@ from tranship.schema.folding.rows import (
     NUMBERS,
     Cover,
     Domain,
-    Field,
     Members,
     Rows,
     Split,
@@ -23,10 +22,13 @@ from tranship.schema.folding.rows import (
     find_members,
 )
 from tranship.schema.folding.splits import split_column, split_long, split_ranks, split_uneven
-from tranship.schema.folding.terms import complexity
+from tranship.schema.folding.terms import complexity, evaluate_draft
 from tranship.schema.mesh import RANK
 
 Entries = tuple[Expression, ...]
+
+SIZES = frozenset({"extent", "sizes", "strides"})
+"""Fields that may not be negative, even of a piece that holds nothing."""
 
 
 def cover(domain: Domain, rows: Rows) -> Cover | Split:
@@ -39,36 +41,48 @@ def cover(domain: Domain, rows: Rows) -> Cover | Split:
     if split:
         return split
     at = _locate(members)
-    fields: dict[str, Entries] = {}
-    for field in rows.fields:
-        fitted = _fit_field(members, field)
-        if not isinstance(fitted, tuple):
-            return split_column(members, fitted)
-        fields[field.name] = fitted
-    absent = _absent(members, at)
-    if len(absent[0]):
-        vanishing = _vanish(members, fields, absent)
+    is_exact = _place_count(members, at) == len(rows.places)
+    if not is_exact and not rows.vanishing:
+        return split_ranks(members)
+    fields = _fit_fields(members)
+    if not isinstance(fields, dict):
+        return split_column(members, fields)
+    if not is_exact:
+        vanishing = _vanish(members, fields, _absent(members, at))
         if vanishing is None:
             return split_ranks(members)
-        fields |= vanishing
+        fields = vanishing
     sets = {name: tuple(np.unique(values).tolist()) for name, values in members.own.items()}
     return Cover(sets, at, fields)
 
 
-def _fit_field(members: Members, field: Field) -> Entries | IntArray:
-    """Fit all entries; return the first column that does not fit instead."""
-    frame = _frame(members.domain, members.own, members.rows.places)
-    fitted: list[Expression] = []
-    for label, column in zip(field.labels, field.values.T, strict=True):
-        namesake = members.indices.get(label) if field.name == NUMBERS else None
-        if namesake is not None and np.array_equal(namesake, column):
-            fitted.append(Variable(label))
-            continue
-        expression = fit(label, column, frame)
-        if expression is None:
-            return column
-        fitted.append(expression)
-    return tuple(fitted)
+def _fit_fields(members: Members) -> dict[str, Entries] | IntArray:
+    """Fit all entries of all fields; return the first column that does not fit instead."""
+    by_index = make_frame(members.indices, {}, {})
+    by_place = _frame(members.domain, members.own, members.rows.places)
+    fields: dict[str, Entries] = {}
+    for field in members.rows.fields:
+        entries: list[Expression] = []
+        for label, column in zip(field.labels, field.values.T, strict=True):
+            if field.name == NUMBERS:
+                expression = _fit_number(members, label, column, by_index)
+            else:
+                expression = fit(label, column, by_place)
+            if expression is None:
+                return column
+            entries.append(expression)
+        fields[field.name] = tuple(entries)
+    return fields
+
+
+def _fit_number(
+    members: Members, label: str, column: IntArray, by_index: Frame
+) -> Expression | None:
+    """Fit a number of a name, which may read indices alone; its own index comes first."""
+    namesake = members.indices.get(label)
+    if namesake is not None and np.array_equal(namesake, column):
+        return Variable(label)
+    return fit(label, column, by_index)
 
 
 def _frame(domain: Domain, own: Mapping[str, IntArray], places: IntArray) -> Frame:
@@ -155,18 +169,31 @@ def _vanish(
 ) -> dict[str, Entries] | None:
     """Fit one entry of the vanishing field again, as 0 in the `absent` rows; None if none fits."""
     member, place = absent
-    own = {
-        name: np.concatenate([values, values[members.first][member]])
-        for name, values in members.own.items()
-    }
-    frame = _frame(members.domain, own, np.concatenate([members.rows.places, place]))
+    own = {name: values[members.first][member] for name, values in members.own.items()}
+    everywhere = {name: np.concatenate([members.own[name], own[name]]) for name in own}
+    frame = _frame(members.domain, everywhere, np.concatenate([members.rows.places, place]))
     zeros = np.zeros(len(member), dtype=np.int64)
-    for field in members.rows.fields:
-        if field.name == members.rows.vanishing:
-            for entry, label in enumerate(field.labels):
-                column = np.concatenate([field.values[:, entry], zeros])
-                expression = fit(label, column, frame)
-                if expression is not None:
-                    entries = fields[field.name]
-                    return {field.name: (*entries[:entry], expression, *entries[entry + 1 :])}
+    vanishing = next(f for f in members.rows.fields if f.name == members.rows.vanishing)
+    for entry, label in enumerate(vanishing.labels):
+        column = np.concatenate([vanishing.values[:, entry], zeros])
+        expression = fit(label, column, frame)
+        if expression is not None:
+            entries = list(fields[vanishing.name])
+            entries[entry] = expression
+            result = {**fields, vanishing.name: tuple(entries)}
+            return result if _is_sane(members.domain, own, place, result) else None
     return None
+
+
+def _is_sane(
+    domain: Domain, own: Mapping[str, IntArray], places: IntArray, fields: Mapping[str, Entries]
+) -> bool:
+    """Whether sizes and strides are not negative either where nothing is."""
+    given = {name: values[places] for name, values in domain.indices.items()}
+    environment = {**own, **given, **domain.axis_values(places)}
+    return all(
+        bool(np.all(np.asarray(evaluate_draft(expression, environment)) >= 0))
+        for name, entries in fields.items()
+        if name in SIZES
+        for expression in entries
+    )

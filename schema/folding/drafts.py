@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tranship.schema.folding.cover import Cover
 from tranship.schema.expression import Expression, to_text
 from tranship.schema.folding.groups import Texts
+from tranship.schema.folding.names import join_name
+from tranship.schema.folding.parts import Contents, FillDraft, PieceDraft
+from tranship.schema.folding.rows import NUMBERS, Cover
+from tranship.schema.folding.terms import rename_tables
 from tranship.schema.indexset import to_text as index_set_text
 from tranship.schema.manifest import (
     Alias,
@@ -23,10 +26,7 @@ from tranship.schema.manifest import (
     TensorFamily,
     Transfer,
 )
-from tranship.schema.folding.names import join_name
-from tranship.schema.folding.parts import Contents, FillDraft, PieceDraft
 from tranship.schema.records import BufferRecord, Ints
-from tranship.schema.folding.terms import rename_tables
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Writer:
         )
 
     def _names(self, texts: tuple[Texts, ...], found: Cover) -> list[str]:
-        numbers = iter([self._named(number) for number in found.fields["numbers"]])
+        numbers = iter([self._named(number) for number in found.fields[NUMBERS]])
         return [join_name(one, [next(numbers) for _ in one[1:]]) for one in texts]
 
     def _at(self, found: Cover) -> dict[str, IntExpression]:

@@ -13,8 +13,9 @@ from tranship.schema.expression import (
     Operation,
 )
 from tranship.schema.folding.forms import Input, bases, closed_form, slope, table_form
-from tranship.schema.mesh import RANK
+from tranship.schema.folding.rows import combine
 from tranship.schema.folding.terms import Sum, Term, complexity, sum_expression
+from tranship.schema.mesh import RANK
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,6 @@ def _view(values: list[IntArray]) -> _View:
     code = combine(values, len(values[0]))
     _, first, kind = np.unique(code, return_index=True, return_inverse=True)
     return _View(first.astype(np.int64), kind.astype(np.int64))
-
-
-def combine(values: list[IntArray], count: int) -> IntArray:
-    """Number `count` rows from 0 so that equal numbers mean equal values, in the values' order."""
-    code = np.zeros(count, dtype=np.int64)
-    for column in values:
-        distinct, position = np.unique(column, return_inverse=True)
-        code = np.unique(code * len(distinct) + position, return_inverse=True)[1].astype(np.int64)
-    return code
 
 
 def make_frame(

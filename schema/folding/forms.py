@@ -70,7 +70,7 @@ def slope(y: IntArray, base: IntArray, joined: slice | np.ndarray = slice(None))
     if not len(moved):
         return None
     factor, remainder = divmod(int(dy[moved[0]]), int(dx[moved[0]]))
-    small = abs(factor) * (int(np.abs(base).max()) + 1) < LIMIT
+    small = abs(factor) * (int(np.abs(base).max()) + 1) + int(np.abs(y).max()) < LIMIT
     return factor if not remainder and small and np.array_equal(dy, factor * dx) else None
 
 
@@ -134,10 +134,14 @@ def _clamp(
 
 
 def table_form(x: IntArray, y: IntArray, source: Input, label: str) -> Sum | None:
-    """Make a table `LABEL_by_INPUT` of `y`, or one of `-y` to subtract where no `y` is positive."""
+    """Make a table of `y`, or one of `-y` to subtract where no `y` is positive.
+
+    It is called `LABEL_by_INPUT`, or `local_LABEL` where it turns an index into a local one.
+    """
     if source.size > MAX_TABLE:
         return None
     sign = -1 if int(y.max()) <= 0 else 1
     entries = tuple(zip(x.tolist(), (sign * y).tolist(), strict=True))
-    draft = TableDraft(f"{label}_by_{source.name}"[:60], source.size, entries)
+    name = f"local_{label}" if label == source.name else f"{label}_by_{source.name}"
+    draft = TableDraft(name[:60], source.size, entries)
     return Sum(0, (Term(source.order, sign, lookup_draft(draft, source.name)),))

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tranship.schema.expression import IntArray
-from tranship.schema.folding.fit import combine
-from tranship.schema.manifest import Part
 from tranship.schema.folding.names import free_name, index_names, split_name
+from tranship.schema.folding.rows import combine
+from tranship.schema.manifest import Part
 from tranship.schema.records import BufferRecord, FillRecord, Ints, PieceRecord
 
 Texts = tuple[str, ...]
@@ -72,7 +72,7 @@ def _likeness(record: BufferRecord) -> tuple[object, ...]:
 def _with_indices(
     texts: tuple[Texts, ...], records: list[BufferRecord], taken: Collection[str]
 ) -> Iterator[Group]:
-    """Give the buffers indices, logical ones first; those without logical ones are a group apart."""
+    """Give the buffers indices; those that have logical ones are a group, and the others."""
     logical = _logical_indices(records, len(texts[0]) - 1, taken)
     for chosen in (True, False):
         members = [n for n, found in enumerate(logical) if (found is not None) == chosen]
@@ -105,9 +105,7 @@ def _logical_indices(
         if values is not None and values not in namesakes[record.name]:
             namesakes[record.name].append(values)
     return [
-        namesakes[record.name][0]
-        if values is None and len(namesakes[record.name]) == 1
-        else values
+        namesakes[record.name][0] if values is None and len(namesakes[record.name]) == 1 else values
         for record, values in zip(records, chosen, strict=True)
     ]
 
@@ -129,16 +127,13 @@ def _with_own_numbers(
     indices: dict[str, IntArray],
     taken: Collection[str],
 ) -> dict[str, IntArray]:
-    """Add numbers of the buffers' own names until no two buffers of one rank are alike."""
-    ranks = np.array([record.rank for record in records], dtype=np.int64)
+    """Add those numbers of the buffers' own names that the indices so far do not determine."""
     numbers = np.array([split_name(record.name).numbers for record in records], dtype=np.int64)
     found = dict(indices)
-    distinct = int(combine([ranks, *found.values()], len(ranks)).max()) + 1
     for name, values in zip(index_names(texts, taken), numbers.T, strict=True):
-        more = int(combine([ranks, *found.values(), values], len(ranks)).max()) + 1
-        if more > distinct:
+        members = combine([*found.values()], len(records))
+        if combine([members, values], len(records)).max() > members.max():
             found[free_name(name, {*taken, *found})] = values
-            distinct = more
     return found
 
 

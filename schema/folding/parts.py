@@ -1,22 +1,30 @@
 """Fold the pieces and fills of a group of buffers into families."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tranship.schema.folding.cover import Cover, Domain, Field, Rows, Split, cover, uniform_field
 from tranship.schema.expression import IntArray
-from tranship.schema.folding.fit import combine, fit, make_frame
+from tranship.schema.folding.cover import cover
 from tranship.schema.folding.groups import (
     FillLikeness,
     PieceLikeness,
     fill_likeness,
     piece_likeness,
 )
-from tranship.schema.mesh import RANK
-from tranship.schema.folding.names import free_name, index_names, is_variable, split_name
+from tranship.schema.folding.names import free_name, index_names, split_name
+from tranship.schema.folding.rows import (
+    NUMBERS,
+    Cover,
+    Domain,
+    Field,
+    Rows,
+    Split,
+    combine,
+    int_table,
+    uniform_field,
+)
 from tranship.schema.records import BufferRecord, FillRecord, Ints, PieceRecord
 
 ORDINAL = "group"
@@ -137,25 +145,26 @@ def _piece_rows(
 ) -> Rows:
     """Lay the pieces of one likeness out as rows; fields at their defaults are left out."""
     where = np.array(places, dtype=np.int64)
-    names = index_names(split_name(records[0].tensor).texts, {*taken, *domain.indices})
     numbers = int_table([split_name(record.tensor).numbers for record in records])
+    names = index_names(split_name(records[0].tensor).texts, taken)
+    labels, own = _tensor_indices(domain, where, names, list(numbers.T), taken)
     fields = [
-        Field("numbers", numbers, names),
-        uniform_field("start", int_table([record.start for record in records])),
-        uniform_field("extent", int_table([record.extent for record in records])),
-        uniform_field("offset", int_table([(record.offset,) for record in records])),
+        Field(NUMBERS, numbers, labels),
+        uniform_field("start", [record.start for record in records]),
+        uniform_field("extent", [record.extent for record in records]),
+        uniform_field("offset", [(record.offset,) for record in records]),
     ]
     dims = len(records[0].start)
     if any(
         record.strides != buffers[place].strides[-dims:] and dims
         for place, record in zip(places, records, strict=True)
     ):
-        fields.append(uniform_field("strides", int_table([r.strides for r in records])))
+        fields.append(uniform_field("strides", [record.strides for record in records]))
     if any(any(record.origin) for record in records):
-        fields.append(uniform_field("origin", int_table([r.origin for r in records])))
-    own = _own_indices(domain, where, dict(zip(names, numbers.T, strict=True)))
-    own |= _ordinals(domain, where, list(numbers.T), {*taken, *domain.indices, *own})
-    return Rows(where, own, tuple(fields), vanishing="extent")
+        fields.append(uniform_field("origin", [record.origin for record in records]))
+    ordinal = free_name(ORDINAL, {*taken, *domain.indices, *own})
+    own[ordinal] = _ordinals(where, list(numbers.T))
+    return Rows(where, own, tuple(fields), ordinal, vanishing="extent")
 
 
 def _fill_rows(
@@ -163,49 +172,45 @@ def _fill_rows(
 ) -> Rows:
     where = np.array(places, dtype=np.int64)
     fields = (
-        uniform_field("offset", int_table([(record.offset,) for record in records])),
-        uniform_field("sizes", int_table([record.sizes for record in records])),
-        uniform_field("strides", int_table([record.strides for record in records])),
+        uniform_field("offset", [(record.offset,) for record in records]),
+        uniform_field("sizes", [record.sizes for record in records]),
+        uniform_field("strides", [record.strides for record in records]),
     )
-    own = _ordinals(domain, where, [], {*taken, *domain.indices})
-    return Rows(where, own, fields, vanishing="sizes")
+    ordinal = free_name(ORDINAL, {*taken, *domain.indices})
+    own = {ordinal: _ordinals(where, [])}
+    return Rows(where, own, fields, ordinal, vanishing="sizes")
 
 
-def int_table(rows: Sequence[Ints]) -> IntArray:
-    """Make an int64 array [rows, entries], also of rows without entries."""
-    return np.array(rows, dtype=np.int64).reshape(len(rows), len(rows[0]))
+def _tensor_indices(
+    domain: Domain,
+    places: IntArray,
+    names: tuple[str, ...],
+    numbers: list[IntArray],
+    taken: Collection[str],
+) -> tuple[tuple[str, ...], dict[str, IntArray]]:
+    """Choose an index for each number of a tensor's name: the buffer's if it is that, or an own.
 
-
-def _own_indices(
-    domain: Domain, places: IntArray, numbers: Mapping[str, IntArray]
-) -> dict[str, IntArray]:
-    """Choose the numbers that are indices of the pieces: those that the buffer does not give."""
+    Returns:
+        The names of the indices, and the values of the own ones.
+    """
     given = {name: values[places] for name, values in domain.indices.items()}
-    axes = {n: v for n, v in domain.axis_values(places).items() if is_variable(n)}
-    by_index = make_frame(given, {}, {})
-    by_place = make_frame(given, axes, domain.sizes)
+    chosen: list[str] = []
     own: dict[str, IntArray] = {}
-    for name, values in numbers.items():
-        repeats = any(np.array_equal(values, other) for other in own.values())
-        if repeats or fit(name, values, by_index) is not None:
-            continue
-        if _is_function(values, [axes[RANK]]) or fit(name, values, by_place) is None:
-            own[name] = values
-    return own
+    for name, values in zip(names, numbers, strict=True):
+        equal = [n for n in sorted(given, key=lambda n: n != name) if n not in chosen]
+        same = next((n for n in equal if np.array_equal(given[n], values)), None)
+        if same is None:
+            same = free_name(name, {*taken, *given, *own})
+            own[same] = values
+        chosen.append(same)
+    return tuple(chosen), own
 
 
-def _is_function(values: IntArray, inputs: list[IntArray]) -> bool:
-    count = len(values)
-    return combine(inputs, count).max() == combine([*inputs, values], count).max()
-
-
-def _ordinals(
-    domain: Domain, places: IntArray, numbers: list[IntArray], taken: Collection[str]
-) -> dict[str, IntArray]:
-    """Number the pieces of one tensor in one buffer, where there are several."""
+def _ordinals(places: IntArray, numbers: list[IntArray]) -> IntArray:
+    """Number the pieces of one tensor in one buffer, [rows]."""
     same = combine([places, *numbers], len(places))
     order = np.argsort(same, kind="stable")
     starts = np.flatnonzero(np.diff(same[order], prepend=-1))
     ordinals = np.empty_like(places)
     ordinals[order] = np.arange(len(places)) - np.repeat(starts, np.bincount(same))
-    return {free_name(ORDINAL, taken): ordinals} if ordinals.any() else {}
+    return ordinals

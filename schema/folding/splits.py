@@ -48,14 +48,24 @@ def split_column(members: Members, column: IntArray) -> Split:
     """Split rows in which `column` [rows] does not fit; compared is the column."""
     order = combine([*members.indices.values(), members.axes[RANK]], len(column))
     by_index = {name: (_other_keys(members, name), column) for name in members.indices}
-    return _split_rows(members, by_index, (order, column))
+    found = _splits(members, by_index, (order, column))
+    return _fewest(found, {**members.indices, **members.axes})
 
 
 def split_ranks(members: Members) -> Split:
-    """Split rows that are on ranks which `at` cannot select; compared are ranks, or members."""
+    """Split rows that are on ranks which `at` cannot select; compared are ranks, or members.
+
+    Where all members are on the same ranks, an axis is split of which these lack a coordinate.
+    """
     keys = {name: _other_keys(members, name) for name in members.indices}
     by_index = {name: (key, key) for name, key in keys.items()}
-    return _split_rows(members, by_index, (members.member, members.member))
+    found = _splits(members, by_index, (members.member, members.member))
+    everywhere = members.domain.axis_values(np.arange(len(members.domain.ranks)))
+    order = sorted(
+        members.axes, key=lambda n: len(np.unique(members.axes[n])) == len(np.unique(everywhere[n]))
+    )
+    axes = {name: members.axes[name] for name in order if name != RANK}
+    return _fewest(found, {**axes, RANK: members.axes[RANK], **members.indices})
 
 
 def _other_keys(members: Members, name: str) -> IntArray:
@@ -63,24 +73,26 @@ def _other_keys(members: Members, name: str) -> IntArray:
     return combine([*others, members.axes[RANK]], len(members.rows.places))
 
 
-def _split_rows(
+def _splits(
     members: Members,
     by_index: Mapping[str, tuple[IntArray, IntArray]],
     by_axis: tuple[IntArray, IntArray],
-) -> Split:
-    """Compare the contents of rows in order, given as (order, content) for indices and axes."""
-    found = [
+) -> list[Split]:
+    """Split by each index and axis, whose rows are compared by (order, content)."""
+    by_value = [
         Split(name, _classes(values, *by_index[name], values))
         for name, values in members.indices.items()
     ]
-    for name, values in members.axes.items():
-        if len(set(_classes(values, *by_axis, values).values())) > 1:
-            found.append(_singles(name, values))
-    return _fewest(found, {**members.indices, **members.axes})
+    by_coordinate = [
+        _singles(name, values)
+        for name, values in members.axes.items()
+        if len(set(_classes(values, *by_axis, values).values())) > 1
+    ]
+    return by_value + by_coordinate
 
 
 def _fewest(found: list[Split], values: Mapping[str, IntArray]) -> Split:
-    """Choose the first with the fewest classes, two or more; without one, part all values."""
+    """Choose the first with the fewest classes, two or more; without one, part all of `values`."""
     useful = [split for split in found if len(set(split.classes.values())) > 1]
     if useful:
         return min(useful, key=lambda split: len(set(split.classes.values())))

@@ -13,11 +13,14 @@ from tranship.schema.expression import (
     Expression,
     Lookup,
     Operation,
+    Value,
     Variable,
+    evaluate,
     simplify,
     tables,
 )
 from tranship.schema.folding.names import free_name
+from tranship.schema.mesh import table_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,12 @@ def complexity(expression: Expression) -> tuple[int, int]:
             return one[0] + two[0], one[1] + two[1] + 1
         case _:
             return 0, 0
+
+
+def evaluate_draft(expression: Expression, environment: Mapping[str, Value]) -> Value:
+    """Evaluate an expression whose tables have no names yet."""
+    drafts = {text: _read_draft(text).values() for text in tables(expression)}
+    return evaluate(expression, environment, table_arrays(drafts))
 
 
 def name_tables(

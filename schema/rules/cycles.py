@@ -82,7 +82,7 @@ def _members(subject: Subject, inputs: Inputs) -> dict[Member, list[Member]]:
 
 
 def _tables(subject: Subject, inputs: Inputs) -> dict[tuple[str, ...], NameTable]:
-    """Tables of all buffers concerned, apart on the same axes, so that their rows are comparable."""
+    """Tables of all buffers concerned, all apart on the same axes: their rows correspond."""
     names = [name for some in inputs.values() for name in some]
     names += [subject.manifest.buffers[number].name for number in inputs]
     members = {split_name(name).texts for name in names} & subject.buffer_members.keys()

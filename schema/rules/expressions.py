@@ -142,8 +142,6 @@ def at_sites(path: Path, at: Mapping[str, IntExpression], scope: Scope) -> Itera
     return (Site((*path, axis), value, scope) for axis, value in at.items())
 
 
-def list_sites(
-    path: Path, entries: Sequence[IntExpression] | None, scope: Scope
-) -> Iterator[Site]:
+def list_sites(path: Path, entries: Sequence[IntExpression] | None, scope: Scope) -> Iterator[Site]:
     """List the expressions of a field that has one per dim, and may be absent."""
     return (Site((*path, number), entry, scope) for number, entry in enumerate(entries or ()))

@@ -16,7 +16,7 @@ from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.memory import BoolArray, Memory, Regions, memory_of
 from tranship.schema.rules.subject import Subject, example
 from tranship.schema.rules.tiling import Region, Spot, Tiling, tile
-from tranship.schema.rules.world import Places, World
+from tranship.schema.rules.world import Places, World, blame
 
 
 def geometry(subject: Subject) -> Iterator[Finding]:
@@ -24,7 +24,8 @@ def geometry(subject: Subject) -> Iterator[Finding]:
     is_receiver = subject.manifest.side is Side.RECEIVER
     for number, buffer in enumerate(subject.manifest.buffers):
         path = ("buffers", number)
-        memory = memory_of(path, buffer, subject.world)
+        with blame(path):
+            memory = memory_of(path, buffer, subject.world)
         examined = Examined(path, buffer, memory, subject.world)
         wrong = [*_possible(examined), *_inside(examined)]
         yield from wrong
@@ -79,8 +80,7 @@ def _possible(examined: Examined) -> Iterator[Finding]:
             yield Finding(
                 "TS163",
                 (*path, "strides"),
-                "two elements may share their place in buffer "
-                + examined.name(places, int(row)),
+                "two elements may share their place in buffer " + examined.name(places, int(row)),
                 expected="each stride larger than the span of all smaller ones",
                 found=f"sizes {regions.sizes[row].tolist()}, "
                 f"strides {regions.strides[row].tolist()}",
@@ -88,7 +88,7 @@ def _possible(examined: Examined) -> Iterator[Finding]:
 
 
 def _positive(regions: Regions) -> BoolArray:
-    return (regions.sizes >= 0).all(axis=1) & (regions.strides >= 0).all(axis=1)
+    return np.all((regions.sizes >= 0) & (regions.strides >= 0), axis=1)
 
 
 def _inside(examined: Examined) -> Iterator[Finding]:
@@ -170,7 +170,9 @@ def flatten(memory: Memory) -> Held:
         numbers = np.full(len(rows), number, dtype=np.int64)
         owner = part.owner[rows]
         fields.append([owner, numbers, rows, regions.offset, regions.last, regions.volume])
-    owner, part_of, row, first, last, volume = (np.concatenate(f) for f in zip(*fields))
+    owner, part_of, row, first, last, volume = (
+        np.concatenate(f) for f in zip(*fields, strict=True)
+    )
     order = np.lexsort([first, owner])
     return Held(*(field[order] for field in (owner, part_of, row, first, last, volume)))
 
@@ -198,8 +200,9 @@ def _parts_of(memory: Memory, held: Held, row: int) -> list[Placed]:
     low, high = np.searchsorted(held.owner, [row, row + 1])
     return [
         (memory.parts[part].path[-2:], memory.parts[part].regions.region(place))
-        for part, place in zip(held.part[low:high].tolist(), held.row[low:high].tolist(),
-                               strict=True)
+        for part, place in zip(
+            held.part[low:high].tolist(), held.row[low:high].tolist(), strict=True
+        )
     ]
 
 

@@ -66,9 +66,7 @@ def table_names(path: Path, tables: Mapping[str, object]) -> Iterator[Finding]:
         yield from _reserved((*path, name), name, "a table")
 
 
-def index_names(
-    path: Path, indices: Mapping[str, str], taken: Container[str]
-) -> Iterator[Finding]:
+def index_names(path: Path, indices: Mapping[str, str], taken: Container[str]) -> Iterator[Finding]:
     """Find indices whose name an axis or an index around them has, or that is reserved."""
     for name in indices:
         place = (*path, name)
@@ -97,7 +95,9 @@ def plain_holes(
     for hole in template.holes:
         if not isinstance(hole, Variable):
             message = f"tensor name {text!r} holds the expression {to_text(hole)!r}"
-            yield Finding("TS138", path, message, expected="a plain index", found=str(to_text(hole)))
+            yield Finding(
+                "TS138", path, message, expected="a plain index", found=str(to_text(hole))
+            )
     for name, count in Counter(template.index_names).items():
         if count > 1:
             yield Finding("TS138", path, f"tensor name {text!r} holds index {name!r} twice")

@@ -9,7 +9,15 @@ from tranship.schema.boxes import Boxes
 from tranship.schema.expression import IntArray
 from tranship.schema.rules.encodings import Block, block_of
 from tranship.schema.rules.subject import PieceSite, Subject
-from tranship.schema.rules.world import Places, World, columns, find_places, names_in, names_in_at
+from tranship.schema.rules.world import (
+    Places,
+    World,
+    blame,
+    columns,
+    find_places,
+    names_in,
+    names_in_at,
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +37,7 @@ class PieceRows:
         """The rows at positions `index`."""
         block = None if self.block is None else self.block[index]
         box = self.box.take(index)
-        return PieceRows(
-            self.places.take(index), box, self.shape[index], self.origin[index], block
-        )
+        return PieceRows(self.places.take(index), box, self.shape[index], self.origin[index], block)
 
 
 def box_names(site: PieceSite) -> frozenset[str]:
@@ -61,7 +67,8 @@ def piece_rows(
     world = world or subject.world
     every = box_names(site) | subject.shape_names(site) | read
     at = [site.buffer.at, site.piece.at]
-    places = find_places(world, site.indices, at, every)
+    with blame(site.path):
+        places = find_places(world, site.indices, at, every)
     dims = len(site.piece.start)
     box = Boxes(
         columns(site.piece.start, places, world),

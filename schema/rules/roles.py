@@ -23,8 +23,9 @@ def buffers_once(subject: Subject) -> Iterator[Finding]:
         for first, second in table.repeats():
             earlier, later = int(table.owner[first]), int(table.owner[second])
             name = name_of(texts, table.keys[len(table.axes) :], second)
-            where = ", ".join(f"{axis} {int(table.keys[n][second])}"
-                              for n, axis in enumerate(table.axes))
+            where = ", ".join(
+                f"{axis} {int(table.keys[n][second])}" for n, axis in enumerate(table.axes)
+            )
             yield Finding(
                 "TS161",
                 ("buffers", later, "name"),

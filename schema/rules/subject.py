@@ -22,6 +22,7 @@ from tranship.schema.rules.nametables import (
 from tranship.schema.rules.world import (
     Places,
     World,
+    blame,
     find_places,
     names_in_template,
     world_of,
@@ -102,24 +103,25 @@ class Subject:
     def _buffer_tables(self) -> dict[tuple[Texts, frozenset[str]], NameTable]:
         return {}
 
-    def owners(self, site: PieceSite) -> IntArray:
+    def owners(self, site: PieceSite) -> tuple[int, ...]:
         """Find the tensor families that a piece is of, as numbers; -1 is one if any is missing."""
         if site not in self._owners:
             places = self.piece_names(site)
             rows = self.find_tensor(site.piece.tensor, places)
             table = self.tensor_tables.get(split_name(site.piece.tensor).texts)
             owner = table.owner[rows] if table else rows
-            self._owners[site] = np.unique(np.where(rows < 0, -1, owner))
+            self._owners[site] = tuple(np.unique(np.where(rows < 0, -1, owner)).tolist())
         return self._owners[site]
 
     @cached_property
-    def _owners(self) -> dict[PieceSite, IntArray]:
+    def _owners(self) -> dict[PieceSite, tuple[int, ...]]:
         return {}
 
     def piece_names(self, site: PieceSite) -> Places:
         """Find all places that tell apart the tensors that a piece is of."""
         read = names_in_template(site.piece.tensor)
-        return find_places(self.world, site.indices, [site.buffer.at, site.piece.at], read)
+        with blame(site.path):
+            return find_places(self.world, site.indices, [site.buffer.at, site.piece.at], read)
 
     def find_tensor(self, name: str, places: Places) -> IntArray:
         """Find the rows of a tensor table that a name means at every place; -1 for none."""
@@ -166,4 +168,3 @@ def example(name: str, places: Places, row: int, world: World) -> str:
 
 def _coordinates(values: Mapping[str, int], written: frozenset[str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items() if key not in written)
-

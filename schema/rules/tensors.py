@@ -27,9 +27,7 @@ def numbers_in_names(subject: Subject) -> Iterator[Finding]:
             yield from _numbers(path + inner, text, buffer.indices, subject.world)
 
 
-def _numbers(
-    path: Path, text: str, indices: dict[str, str], world: World
-) -> Iterator[Finding]:
+def _numbers(path: Path, text: str, indices: dict[str, str], world: World) -> Iterator[Finding]:
     if not names_in_template(text):
         return
     places = find_places(world, indices, (), names_in_template(text))
@@ -69,9 +67,7 @@ def tensors(subject: Subject) -> Iterator[Finding]:
             yield from _tie(subject, ("tensors", number, "tied_to"), tensor, tensor.tied_to)
 
 
-def _tie(
-    subject: Subject, path: Path, tensor: TensorFamily, target: str
-) -> Iterator[Finding]:
+def _tie(subject: Subject, path: Path, tensor: TensorFamily, target: str) -> Iterator[Finding]:
     places = find_places(subject.world, tensor.indices, (), frozenset(tensor.indices))
     rows = subject.find_tensor(target, places)
     missing = np.flatnonzero(rows < 0)
@@ -80,7 +76,7 @@ def _tie(
         yield Finding("TS156", path, f"{tensor.name!r} is tied to {what}, which is not declared")
         return
     table = subject.tensor_tables[split_name(target).texts]
-    for owner in np.unique(table.owner[rows]):
+    for owner in np.unique(table.owner[rows]).tolist():
         other = subject.manifest.tensors[owner]
         if other.tied_to is not None:
             yield Finding(

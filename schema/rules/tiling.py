@@ -8,6 +8,7 @@ few boxes of digits, which `cover.py` counts. Other regions are counted as runs 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -104,7 +105,7 @@ def tile(buffer: Region, parts: Sequence[Region]) -> Tiling | None:
 def place_values(regions: Sequence[Region]) -> Ints:
     """List the strides that occur, ascending from 1; nothing where one does not divide the next."""
     strides = sorted({1, *(stride for region in regions for _, stride in region.runs)})
-    chain = all(b % a == 0 for a, b in zip(strides, strides[1:], strict=False))
+    chain = all(b % a == 0 for a, b in pairwise(strides))
     return tuple(strides) if chain else ()
 
 
@@ -126,7 +127,7 @@ def digit_boxes(region: Region, worth: Ints) -> list[tuple[Ints, Ints]]:
     size = {stride: size for size, stride in region.runs}
     # Boxes so far; the number left for the digits above; how many of its values a whole run takes.
     open_boxes: list[tuple[Ints, Ints, int, int]] = [((), (), region.offset, 1)]
-    for stride, above in zip(worth, worth[1:], strict=False):
+    for stride, above in pairwise(worth):
         base, cut_boxes = above // stride, list[tuple[Ints, Ints, int, int]]()
         for low, high, number, whole in open_boxes:
             extent = max(whole, size.get(stride, 1))

@@ -15,7 +15,7 @@ MAX_CLASSES = 4096
 """Most classes of elements (modulo the steps) that are looked at one by one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class SteppedBox:
     """Elements `start + step * k`, `0 <= k < extent`, in every dim."""
 
@@ -51,9 +51,7 @@ def find_gap(shape: Ints, boxes: Sequence[SteppedBox]) -> Gap | None:
     return Gap(sum(gap.count for gap in found), min(gap.element for gap in found))
 
 
-def _gap_in_class(
-    shape: Ints, boxes: Sequence[SteppedBox], period: Ints, rest: Ints
-) -> Gap | None:
+def _gap_in_class(shape: Ints, boxes: Sequence[SteppedBox], period: Ints, rest: Ints) -> Gap | None:
     """Find the gap among elements `rest + period * q`; boxes are taken in units of `q`."""
     size = [-((r - n) // p) for n, p, r in zip(shape, period, rest, strict=True)]
     plain = [_plain(box, period, rest) for box in boxes]

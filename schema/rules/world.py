@@ -5,14 +5,16 @@ An expression that reads neither `layer` nor `tp` has one value for all layers a
 read, not for every member on every rank. That is exact, and small.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from tranship.schema import indexset
-from tranship.schema.expression import IntArray, evaluate, parse, tables, variables
+from tranship.schema.canonical import Path
+from tranship.schema.expression import IntArray, evaluate, parse, variables
 from tranship.schema.manifest import Axis, IntExpression, Manifest
 from tranship.schema.mesh import coordinates, table_arrays
 from tranship.schema.moves import Environment, grid_size, index_grid
@@ -27,9 +29,19 @@ At = Mapping[str, IntExpression]
 class TooManyRows(Exception):
     """A family, or two that belong together, would have to be evaluated at more than MAX_ROWS."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, path: Path = ()) -> None:
         self.rows = rows
+        self.path = path
         super().__init__(f"{rows:,} rows")
+
+
+@contextmanager
+def blame(path: Path) -> Generator[None]:
+    """Say that what is at `path` has too many rows, where that is not said yet."""
+    try:
+        yield
+    except TooManyRows as error:
+        raise TooManyRows(error.rows, error.path or path) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +89,7 @@ def world_of(manifest: Manifest) -> World:
     """Make the mesh of a manifest whose `ranks` parse."""
     count = manifest.world_size
     ranks = range(count) if manifest.ranks is None else indexset.parse(manifest.ranks)
-    return World(
-        manifest.axes, np.array(ranks, dtype=np.int64), table_arrays(manifest.tables)
-    )
+    return World(manifest.axes, np.array(ranks, dtype=np.int64), table_arrays(manifest.tables))
 
 
 def speaks_for_all(manifest: Manifest) -> bool:

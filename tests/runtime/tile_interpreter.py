@@ -76,11 +76,9 @@ class Machine:
         return cell_amax(self._floats(tile), tile["block"].tolist(), origin=tile["phase"].tolist())
 
     def _places(self, tile: np.void, blocks: Tensor) -> Tensor:
-        rows, columns = (
-            torch.arange(n) * int(s)
-            for n, s in zip(blocks.shape, tile["amax_strides"], strict=True)
-        )
-        return int(tile["amax_place"]) + rows[:, None] * row + columns * column
+        row, column = np.indices(tuple(blocks.shape))
+        strides = tile["amax_strides"]
+        return torch.from_numpy(tile["amax_place"] + row * strides[0] + column * strides[1])
 
     def _amax(self, tile: np.void) -> Tensor:
         own = self._own_amax(tile)

@@ -69,9 +69,7 @@ def buffer(
         for tensor, start, extent, offset in boxes
         if all(extent)
     ]
-    return BufferRecord(
-        rank, name, dtype, shape, strides, pieces=tuple(sorted(pieces)), **fields
-    )
+    return BufferRecord(rank, name, dtype, shape, strides, pieces=tuple(sorted(pieces)), **fields)
 
 
 # SGLang: fused projections, experts stacked, weights in blocks of 128 x 128 with scales.
@@ -138,7 +136,13 @@ def _padded_vocabulary(rank: int, name: str) -> BufferRecord:
         return record
     padding = FillRecord(rows * HIDDEN, (512 - rows, HIDDEN), (HIDDEN, 1), 0)
     return BufferRecord(
-        rank, name, record.dtype, record.shape, record.strides, pieces=record.pieces, fills=(padding,)
+        rank,
+        name,
+        record.dtype,
+        record.shape,
+        record.strides,
+        pieces=record.pieces,
+        fills=(padding,),
     )
 
 

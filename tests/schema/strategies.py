@@ -17,7 +17,9 @@ from tranship.schema.records import (
 )
 
 NUMBERS = st.sampled_from(["0", "1", "2", "3", "5", "12", "007", "999999999", "4294967296"])
-SHAPES = st.sampled_from(["{0}.weight", "layers.{0}.w", "layers.{0}.experts.{1}.w", "w13_{0}", "x{0}"])
+SHAPES = st.sampled_from(
+    ["{0}.weight", "layers.{0}.w", "layers.{0}.experts.{1}.w", "w13_{0}", "x{0}"]
+)
 NAMES = st.builds(lambda shape, *numbers: shape.format(*numbers), SHAPES, NUMBERS, NUMBERS)
 DIMS = st.integers(1, 4)
 COORDINATES = st.sampled_from([0, 1, 2, 3, 4, 7, 2**40])

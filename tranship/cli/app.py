@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tranship import __version__
-from tranship.cli.output import Format, deliver
+from tranship.cli.output import Answer, Format, deliver
 
 app = typer.Typer(
     name="tranship",
@@ -36,7 +36,9 @@ def _print_version(wanted: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Take the flags that come before a verb."""
@@ -56,9 +58,13 @@ def compile_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Compile a transfer file into a plan, verify it, and write it beside the file."""
-    from tranship.cli.compile import run
 
-    deliver(lambda: run(transfer, output, check=check), form)
+    def verb() -> Answer:
+        from tranship.cli.compile import run
+
+        return run(transfer, output, check=check)
+
+    deliver(verb, form)
 
 
 @app.command("verify")
@@ -73,9 +79,13 @@ def verify_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Prove that a plan does what the manifests need, without asking the compiler."""
-    from tranship.cli.verify import run
 
-    deliver(lambda: run(file, transfer), form)
+    def verb() -> Answer:
+        from tranship.cli.verify import run
+
+        return run(file, transfer)
+
+    deliver(verb, form)
 
 
 @app.command("check")
@@ -89,9 +99,13 @@ def check_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Check files one by one against their format and its rules."""
-    from tranship.cli.check import run
 
-    deliver(lambda: run(files), form)
+    def verb() -> Answer:
+        from tranship.cli.check import run
+
+        return run(files)
+
+    deliver(verb, form)
 
 
 @app.command("show")
@@ -107,9 +121,13 @@ def show_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Write a plan or a manifest in words."""
-    from tranship.cli.show import run
 
-    deliver(lambda: run(file, tensor, rank), form)
+    def verb() -> Answer:
+        from tranship.cli.show import run
+
+        return run(file, tensor, rank)
+
+    deliver(verb, form)
 
 
 @app.command("explain")
@@ -121,9 +139,13 @@ def explain_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Explain a diagnostic code: what is wrong, an example, what to do."""
-    from tranship.cli.explain import run
 
-    deliver(lambda: run(code, listing=listing), form)
+    def verb() -> Answer:
+        from tranship.cli.explain import run
+
+        return run(code, listing=listing)
+
+    deliver(verb, form)
 
 
 @app.command("merge")
@@ -135,9 +157,13 @@ def merge_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Merge the manifests that each rank wrote into one of the whole side."""
-    from tranship.cli.merge import run
 
-    deliver(lambda: run(files, output), form)
+    def verb() -> Answer:
+        from tranship.cli.merge import run
+
+        return run(files, output)
+
+    deliver(verb, form)
 
 
 @app.command("schema")
@@ -156,17 +182,25 @@ def schema_verb(
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Print, write or check the JSON Schemas of the file formats."""
-    from tranship.cli.schema import run
 
-    deliver(lambda: run(name, output, check=check), form)
+    def verb() -> Answer:
+        from tranship.cli.schema import run
+
+        return run(name, output, check=check)
+
+    deliver(verb, form)
 
 
 @app.command("demo")
 def demo_verb() -> None:
     """Compile, verify and replay a small transfer, and show what happened."""
-    from tranship.cli.demo import run
 
-    deliver(run, Format.HUMAN)
+    def verb() -> Answer:
+        from tranship.cli.demo import run
+
+        return run()
+
+    deliver(verb, Format.HUMAN)
 
 
 def main() -> None:

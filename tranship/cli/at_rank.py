@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel
@@ -17,10 +17,9 @@ from tranship.schema.expression import (
     to_text,
     variables,
 )
-from tranship.schema.manifest import Axis, BufferFamily, Fill, IntExpression, Manifest, Piece
+from tranship.schema.manifest import BufferFamily, Fill, IntExpression, Manifest, Piece
 from tranship.schema.mesh import coordinates, table_arrays
 from tranship.schema.moves import grid_size, index_grid
-from tranship.schema.names import join_name
 from tranship.schema.plan import Half, PlanSide
 from tranship.schema.template import parse_template
 
@@ -28,6 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 
 Indices = dict[str, str]
 Tables = Mapping[str, tuple[int, ...]]
+Entries = tuple[IntExpression, ...]
 
 _NAMES = frozenset({"buffer", "tensor"})
 _ENTRIES = frozenset({"start", "extent", "offset", "strides", "origin", "sizes", "shape"})
@@ -50,8 +50,8 @@ def rank_of(side: PlanSide | Manifest, number: int) -> Rank:
 
 def half_at(half: Half, rank: Rank) -> Half:
     """Put a rank's coordinates into one end of an edge."""
-    seen = _seen(half, rank)
-    return seen.model_copy(update={"scale": half.scale and _seen(half.scale, rank)})
+    seen = at_rank(half, rank)
+    return seen.model_copy(update={"scale": half.scale and at_rank(half.scale, rank)})
 
 
 def manifest_at(manifest: Manifest, number: int) -> Manifest:
@@ -72,7 +72,7 @@ def _family_at(family: BufferFamily, rank: Rank) -> BufferFamily | None:
         "pieces": tuple(_parts_at(family.pieces, indices, rank)),
         "fills": tuple(_parts_at(family.fills, indices, rank)),
     }
-    return _seen(family, rank).model_copy(update=parts)
+    return at_rank(family, rank).model_copy(update=parts)
 
 
 P = TypeVar("P", Piece, Fill)
@@ -88,7 +88,7 @@ def _parts_at(parts: Iterable[P], outer: Indices, rank: Rank) -> Iterator[P]:
             continue
         kept = {axis: value for axis, value in part.at.items() if variables(parse(value))}
         own = indices_at(part.at, part.indices, rank) if not kept else part.indices
-        yield _seen(part, rank).model_copy(update={"indices": own or {}, "at": kept})
+        yield at_rank(part, rank).model_copy(update={"indices": own or {}, "at": kept})
 
 
 def indices_at(at: Mapping[str, IntExpression], indices: Indices, rank: Rank) -> Indices | None:
@@ -107,14 +107,14 @@ def members_text(values: IntArray) -> str:
     return indexset.to_text(np.unique(values).tolist())
 
 
-def _seen(model: M, rank: Rank) -> M:
-    """Put a rank's coordinates into the names and expressions of a part of a document."""
+def at_rank(model: M, rank: Rank) -> M:
+    """Put a rank's coordinates into the names and expressions of a piece, fill, step or half."""
     changes: dict[str, object] = {}
     for field, value in model:
         if field in _NAMES:
             changes[field] = _name(value, rank)
         elif field in _ENTRIES and isinstance(value, tuple):
-            changes[field] = tuple(_entry(entry, rank) for entry in value)
+            changes[field] = tuple(_entry(entry, rank) for entry in cast(Entries, value))
         elif field in _ENTRIES and value is not None:
             changes[field] = _entry(value, rank)
     return model.model_copy(update=changes)
@@ -128,10 +128,13 @@ def _entry(entry: IntExpression, rank: Rank) -> IntExpression:
 
 
 def _name(name: str, rank: Rank) -> str:
+    """Put a rank's coordinates into a name template; a hole that is then a number becomes text."""
     template = parse_template(name)
-    return join_name(
-        template.texts, (substitute(hole, _constants(rank)) for hole in template.holes)
-    )
+    text = template.texts[0]
+    for hole, literal in zip(template.holes, template.texts[1:], strict=True):
+        value = to_text(substitute(hole, _constants(rank)))
+        text += f"{value}{literal}" if isinstance(value, int) else f"{{{value}}}{literal}"
+    return text
 
 
 def _constants(rank: Rank) -> dict[str, Constant]:

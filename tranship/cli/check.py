@@ -47,7 +47,9 @@ def _check(file: str) -> _Checked:
         document = load_any(file)
     except DiagnosticError as error:
         return _Checked(file, None, None, error.diagnostics)
-    return _Checked(file, format_of(document), document.digest, check_document(document))
+    return _Checked(
+        file, format_of(document), document.digest, check_document(document.value, document.source)
+    )
 
 
 def _lines(checked: _Checked, width: int) -> Iterator[Text]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from tranship.cli.layout import BAD, GOOD, Part, flow
+from tranship.cli.layout import BAD, GOOD, Words, flow
 from tranship.cli.load import Loaded, load_transfer, plan_path, raise_errors
 from tranship.cli.output import Answer, Status, answer_width
 from tranship.cli.progress import progress
@@ -78,7 +78,7 @@ def _verdict(target: str, state: str, *, check: bool) -> Iterator[Text]:
 
 
 def _lines(plan: TransferPlan, summary: Summary) -> Iterator[Text]:
-    lines: list[tuple[str, list[Part]]] = [
+    lines: list[tuple[str, list[Words]]] = [
         ("edges", [edge_counts(plan)]),
         ("rounds", [*round_parts(plan)]),
         *((name, [*parts]) for name, parts in summary_parts(summary)),

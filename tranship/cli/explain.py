@@ -9,7 +9,6 @@ from rich.text import Text
 from tranship.cli.output import Answer, console
 from tranship.schema.canonical import Json
 from tranship.schema.diagnostics import explanation, known_codes, title
-from tranship.schema.nearest import nearest
 
 
 def run(code: str | None, *, listing: bool) -> Answer:
@@ -30,9 +29,7 @@ def run(code: str | None, *, listing: bool) -> Answer:
 
 def _page(code: str) -> Answer:
     if code not in known_codes():
-        near = nearest(code, known_codes(), limit=1)
-        advice = f"did you mean {near[0]}?" if near else "tranship explain --list names all"
-        raise typer.BadParameter(f"there is no code {code}; {advice}")
+        raise typer.BadParameter(f"there is no code {code}; tranship explain --list names all")
     text = explanation(code)
     shown = Markdown(text) if console(sys.stdout).is_terminal else Text(text.rstrip("\n"))
     return Answer([shown], {"code": code, "title": title(code), "page": text})

@@ -13,11 +13,11 @@ QUIET = "dim"
 GOOD = "bold green"
 BAD = "bold red"
 
-Part = str | tuple[str, str]
+Words = str | tuple[str, str]
 """Text, or text and its style."""
 
 
-def flow(label: Part, parts: Iterable[Part], width: int, indent: int = 0) -> Iterator[Text]:
+def flow(label: Words, parts: Iterable[Words], width: int, indent: int = 0) -> Iterator[Text]:
     """Write parts behind a label, two spaces apart; one that does not fit opens a new line.
 
     New lines begin below the first part. A part is never broken.
@@ -35,7 +35,7 @@ def flow(label: Part, parts: Iterable[Part], width: int, indent: int = 0) -> Ite
     yield line
 
 
-def _text(part: Part) -> Text:
+def _text(part: Words) -> Text:
     text, style = (part, "") if isinstance(part, str) else part
     return Text(printable(text), style, end="")
 
@@ -61,7 +61,7 @@ def size_text(size: float) -> str:
     return f"{size:,.1f} {_UNITS[unit]}" if unit else f"{size:,.0f} bytes"
 
 
-def index_parts(indices: Mapping[str, str]) -> list[Part]:
+def index_parts(indices: Mapping[str, str]) -> list[Words]:
     """Write what indices run over: `layer 0..35`."""
     return [f"{name} {members}" for name, members in indices.items()]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -46,14 +46,17 @@ def load_any(path: str) -> Document[BaseModel]:
         DiagnosticError: TS100 to TS118.
     """
     text = read_text(path)
-    data = parse_toml(text, path) if Path(path).suffix.lower() == ".toml" else parse_json(text, path)
+    data = (
+        parse_toml(text, path) if Path(path).suffix.lower() == ".toml" else parse_json(text, path)
+    )
     source = Source(path, text)
     value = validate(_model(data, source), data, source)
     return Document(value, source, digest(dump(value)))
 
 
 def _model(data: object, source: Source) -> type[BaseModel]:
-    stated = data.get("format") if isinstance(data, dict) else None
+    members = cast(dict[str, object], data) if isinstance(data, dict) else {}
+    stated = members.get("format")
     if isinstance(stated, str) and stated in MODELS:
         return MODELS[stated]
     expected = f"one of {', '.join(MODELS)}"
@@ -79,10 +82,9 @@ def format_of(document: Document[BaseModel]) -> str:
     return next(name for name, model in MODELS.items() if isinstance(document.value, model))
 
 
-def check_document(document: Document[BaseModel]) -> tuple[Diagnostic, ...]:
+def check_document(value: BaseModel, source: Source) -> tuple[Diagnostic, ...]:
     """Find what is wrong with a document beyond what its JSON Schema says."""
-    source = document.source
-    match document.value:
+    match value:
         case Manifest() as manifest:
             return check_manifest(manifest, source)
         case Policy() as policy:
@@ -117,7 +119,9 @@ def load_transfer(path: str) -> Loaded:
         DiagnosticError: everything that is wrong with any of them.
     """
     transfer = load(path, Transfer)
-    gathered = _Gathered(transfer, [*check_document(transfer)], {"transfer": transfer.source})
+    gathered = _Gathered(
+        transfer, [*check_document(transfer.value, transfer.source)], {"transfer": transfer.source}
+    )
     sender = gathered.manifest(Side.SENDER, transfer.value.sender)
     receiver = gathered.manifest(Side.RECEIVER, transfer.value.receiver)
     policy = gathered.read("policy", transfer.value.policy, Policy)
@@ -179,10 +183,12 @@ class _Gathered:
             document = load(path, model)
         except DiagnosticError as error:
             named = Label(self.transfer.source.locate(f"/{name}"), "named here")
-            self.found.extend(replace(one, labels=(*one.labels, named)) for one in error.diagnostics)
+            self.found.extend(
+                replace(one, labels=(*one.labels, named)) for one in error.diagnostics
+            )
             return None
         self.sources[name] = document.source
-        self.found.extend(check_document(document))
+        self.found.extend(check_document(document.value, document.source))
         return document
 
     def manifest(self, side: Side, relative: str) -> Document[Manifest] | None:

@@ -14,10 +14,10 @@ from tranship.schema.expression import (
     Expression,
     Operation,
     parse,
+    simplify,
     to_text,
 )
 from tranship.schema.manifest import IntExpression
-from tranship.schema.terms import Sum, Term, sum_expression
 
 Sizes = tuple[int | None, ...]
 """The number of elements of every dim; None where it is not known."""
@@ -77,10 +77,18 @@ class _Linear:
     terms: Mapping[Expression, int]
 
     def expression(self) -> Expression:
-        terms = enumerate(self.terms.items())
-        return sum_expression(
-            Sum(self.constant, tuple(Term(n, factor, base) for n, (base, factor) in terms if factor))
-        )
+        """Write the sum: what is added before what is subtracted, the constant last."""
+        parts: list[tuple[Expression, int]] = [
+            (Operation("*", base, Constant(abs(factor))), factor)
+            for base, factor in self.terms.items()
+        ]
+        parts.append((Constant(abs(self.constant)), self.constant))
+        result: Expression = Constant(0)
+        for part, _ in (one for one in parts if one[1] > 0):
+            result = simplify(Operation("+", result, simplify(part)))
+        for part, _ in (one for one in parts if one[1] < 0):
+            result = simplify(Operation("-", result, simplify(part)))
+        return result
 
 
 def _linear(expression: Expression, factor: int = 1) -> _Linear:
@@ -88,7 +96,10 @@ def _linear(expression: Expression, factor: int = 1) -> _Linear:
         case Constant(value):
             return _Linear(value * factor, {})
         case Operation("+" | "-" as sign, left, right):
-            first, second = _linear(left, factor), _linear(right, -factor if sign == "-" else factor)
+            first, second = (
+                _linear(left, factor),
+                _linear(right, -factor if sign == "-" else factor),
+            )
             terms = dict(first.terms)
             for base, more in second.terms.items():
                 terms[base] = terms.get(base, 0) + more

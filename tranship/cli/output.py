@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -93,28 +94,42 @@ def deliver(verb: Callable[[], Answer], form: Format) -> None:
         typer.BadParameter: the verb found its arguments to contradict one another.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        answer = _attempt(verb)
-        _write(answer, form)
+        written = _attempt(verb, form)
+        status = _write(written) or written.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise typer.Exit(Status.INTERRUPTED) from None
-    raise typer.Exit(exit_status(answer))
+        status = Status.INTERRUPTED
+    raise typer.Exit(status)
 
 
-def _attempt(verb: Callable[[], Answer]) -> Answer:
+@dataclass(frozen=True)
+class _Written:
+    """An answer as text for both streams, and the exit status."""
+
+    out: str
+    err: str
+    status: int
+
+
+def _attempt(verb: Callable[[], Answer], form: Format) -> _Written:
     try:
-        return verb()
-    except DiagnosticError as error:
-        return Answer(diagnostics=error.diagnostics)
+        return _as_text(_ask(verb), form)
     except typer.BadParameter:
         raise
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
-        return Answer(diagnostics=(_internal(error),))
+        return _as_text(Answer(diagnostics=(_internal(error),)), form)
+
+
+def _ask(verb: Callable[[], Answer]) -> Answer:
+    try:
+        return verb()
+    except DiagnosticError as error:
+        return Answer(diagnostics=error.diagnostics)
 
 
 def _internal(error: Exception) -> Diagnostic:
@@ -122,23 +137,48 @@ def _internal(error: Exception) -> Diagnostic:
     return Diagnostic(
         _INTERNAL,
         f"{type(error).__name__}: {text}" if text else type(error).__name__,
-        help=f"this is a fault of tranship; with {TRACEBACK_VARIABLE}=1 in the environment the same "
-        "command shows where it happened",
+        help="this is a fault of tranship; the same command shows where it happened with "
+        f"{TRACEBACK_VARIABLE}=1 in the environment",
     )
 
 
-def _write(answer: Answer, form: Format) -> None:
-    """Write an answer; a reader who has seen enough and left is no error."""
+def _as_text(answer: Answer, form: Format) -> _Written:
+    status = exit_status(answer)
+    if form is Format.JSON:
+        reports = json.loads(render_json(answer.diagnostics))
+        document = canonical_bytes(_unicode({**answer.document, **reports}))
+        return _Written(document.decode(), "", status)
+    return _Written(rendered(answer.page, console(sys.stdout)), _reports(answer), status)
+
+
+def _unicode(value: Json) -> Json:
+    """Write what UTF-8 has no bytes for, as in file names of other encodings, with a backslash."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {key: _unicode(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_unicode(inner) for inner in value]
+        case _:
+            return value
+
+
+def _write(written: _Written) -> Status:
+    """Write to both streams; return FAILED if stdout does not take it.
+
+    A reader who has seen enough and left, as `head` does, is no failure.
+    """
     try:
-        if form is Format.JSON:
-            reports = json.loads(render_json(answer.diagnostics))
-            _print(canonical_bytes({**answer.document, **reports}).decode(), sys.stdout)
-        else:
-            _print(rendered(answer.page, console(sys.stdout)), sys.stdout)
-            _print(_reports(answer), sys.stderr)
-    except BrokenPipeError:
+        _print(written.out, sys.stdout)
+    except OSError as error:
         # What Python still holds back for the stream would raise the same again on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            _print(f"stdout cannot be written: {error.strerror}\n", sys.stderr)
+            return Status.FAILED
+    _print(written.err, sys.stderr)
+    return Status.OK
 
 
 def _print(text: str, stream: TextIO) -> None:
@@ -173,7 +213,7 @@ def _sources(diagnostics: Iterable[Diagnostic]) -> dict[str, str]:
 
 def console(stream: TextIO) -> Console:
     """Return a console for `stream`: rich decides from it and the environment about colors."""
-    return Console(file=stream, highlight=False, markup=False, emoji=False, legacy_windows=False)
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
 def width(terminal: Console) -> int:
@@ -192,8 +232,17 @@ def tick() -> str:
 
 
 def rendered(page: Iterable[RenderableType], terminal: Console) -> str:
-    """Write lines as text, in colors if the terminal has them; no line is wrapped or padded."""
-    with terminal.capture() as capture:
-        for line in page:
-            terminal.print(line, soft_wrap=isinstance(line, Text))
-    return capture.get()
+    """Write lines as text, in colors if the terminal has them; a line of text is never wrapped."""
+    text = StringIO()
+    like = Console(
+        file=text,
+        force_terminal=terminal.is_terminal,
+        no_color=terminal.no_color,
+        width=width(terminal),
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    for line in page:
+        like.print(line, soft_wrap=isinstance(line, Text))
+    return text.getvalue()

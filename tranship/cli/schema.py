@@ -35,7 +35,9 @@ def run(name: str | None, output: str | None, *, check: bool) -> Answer:
         titles = {known: json_schema(known)["description"] for known in NAMES}
         page = [Text(f"{known:<10} {text.splitlines()[0]}") for known, text in titles.items()]
         return Answer(page, {"schemas": list(NAMES)})
-    return Answer([Text(published_bytes(name).decode().rstrip("\n"))], {"schema": json_schema(name)})
+    return Answer(
+        [Text(published_bytes(name).decode().rstrip("\n"))], {"schema": json_schema(name)}
+    )
 
 
 def _write(names: tuple[str, ...], folder: Path) -> Answer:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from rich.text import Text
 
-from tranship.cli.layout import HEAD, NAME, PLACE, Part, flow, index_parts, short_name
+from tranship.cli.layout import HEAD, NAME, PLACE, Words, flow, index_parts, short_name
 from tranship.cli.notation import box_text, is_whole, region_text
 from tranship.schema import indexset
 from tranship.schema.expression import evaluate, parse, variables
@@ -34,7 +34,7 @@ def edge_lines(edge: Edge, plan: TransferPlan, width: int) -> Iterator[Text]:
         yield from field("route", [route], width)
 
 
-def field(name: str, parts: Iterable[Part], width: int) -> Iterator[Text]:
+def field(name: str, parts: Iterable[Words], width: int) -> Iterator[Text]:
     """Write one of the lines that describe an edge; one without a name goes on with the last."""
     return flow(f"{name:<6}", parts, width, INDENT)
 
@@ -43,11 +43,11 @@ def transform_lines(edge: Edge, width: int) -> Iterator[Text]:
     """Write what happens, and to which tensors."""
     yield from flow((f"{edge.op}  ", HEAD), _transform(edge), width)
     tied = [f"tied to {edge.source}"] if edge.source else []
-    parts: list[Part] = [(edge.tensor, NAME), f"{list(edge.shape)}", *index_parts(edge.indices)]
+    parts: list[Words] = [(edge.tensor, NAME), f"{list(edge.shape)}", *index_parts(edge.indices)]
     yield from flow("", [*parts, *tied], width, INDENT)
 
 
-def _transform(edge: Edge) -> Iterator[Part]:
+def _transform(edge: Edge) -> Iterator[Words]:
     sender, receiver = edge.sender, edge.receiver
     same = sender.dtype is receiver.dtype
     yield f"{sender.dtype}" if same else f"{sender.dtype} to {receiver.dtype}"
@@ -64,7 +64,7 @@ def half_lines(label: str, edge: Edge, half: Half, ranks: str, width: int) -> It
     """Write one end of an edge: which `ranks` have which part of the tensor, and where it lies."""
     whole = is_whole(half.start, half.extent, edge.shape)
     box = "" if whole else box_text(half.start, half.extent, half.step, edge.shape)
-    parts: list[Part] = [(ranks, PLACE), box, *index_parts(half.indices)]
+    parts: list[Words] = [(ranks, PLACE), box, *index_parts(half.indices)]
     yield from field(label, parts, width)
     region = region_text(half.offset, half.extent, half.strides)
     yield from field("", [f"in {half.buffer} {region}"], width)

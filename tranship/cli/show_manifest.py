@@ -10,7 +10,7 @@ from tranship.cli.layout import (
     HEAD,
     NAME,
     PLACE,
-    Part,
+    Words,
     count,
     flow,
     index_parts,
@@ -31,7 +31,7 @@ from tranship.schema.manifest import (
     IntExpression,
     Kind,
     Manifest,
-    Part as PiecePart,
+    Part,
     Piece,
     Scale,
     Scaled,
@@ -80,17 +80,20 @@ def _tensor_lines(family: TensorFamily, width: int) -> Iterator[Text]:
     yield from flow(("tensor  ", HEAD), [(family.name, NAME), *parts], width)
 
 
-def manifest_rank_page(manifest: Manifest, rank: int, width: int) -> Iterator[Text]:
-    """Write what one rank has; `manifest` holds no other's buffers (see `manifest_at`)."""
-    place = rank_of(manifest, rank).place
-    axes = ", ".join(f"{axis.name} {place[axis.name]}" for axis in manifest.axes)
-    buffers = [buffer for buffer in expand(manifest, [rank]).buffers if buffer.role.kind != "alias"]
+def manifest_rank_page(
+    manifest: Manifest, own: Manifest, number: int, width: int
+) -> Iterator[Text]:
+    """Write what one rank has: `own` is what `manifest_at` leaves of the manifest."""
+    rank = rank_of(manifest, number)
+    axes = ", ".join(f"{axis.name} {rank.place[axis.name]}" for axis in manifest.axes)
+    records = expand(manifest, [number]).buffers
+    buffers = [buffer for buffer in records if buffer.role.kind != "alias"]
     size = sum(prod(buffer.shape) * ITEM_SIZE[buffer.dtype] for buffer in buffers)
-    parts: list[Part] = [(axes, PLACE), f"{count(len(buffers), 'buffer')} of {size_text(size)}"]
-    yield from flow((f"{manifest.side} rank {rank}  ", HEAD), parts, width)
-    for family in manifest.buffers:
+    parts: list[Words] = [(axes, PLACE), f"{count(len(buffers), 'buffer')} of {size_text(size)}"]
+    yield from flow((f"{manifest.side} rank {number}  ", HEAD), parts, width)
+    for family in own.buffers:
         yield Text()
-        yield from _buffer_lines(family, f"rank {rank}", _shapes(manifest), width)
+        yield from _buffer_lines(family, f"rank {number}", _shapes(manifest), width)
 
 
 _Shapes = dict[tuple[str, ...], tuple[int, ...]]
@@ -100,11 +103,9 @@ def _shapes(manifest: Manifest) -> _Shapes:
     return {parse_template(family.name).texts: family.shape for family in manifest.tensors}
 
 
-def _buffer_lines(
-    family: BufferFamily, ranks: str, shapes: _Shapes, width: int
-) -> Iterator[Text]:
+def _buffer_lines(family: BufferFamily, ranks: str, shapes: _Shapes, width: int) -> Iterator[Text]:
     shape = f"[{', '.join(str(size) for size in family.shape)}]"
-    parts: list[Part] = [(family.name, NAME), f"{family.dtype} {shape}"]
+    parts: list[Words] = [(family.name, NAME), f"{family.dtype} {shape}"]
     parts += [*index_parts(family.indices), *_nature(family)]
     yield from flow(("buffer  ", HEAD), parts, width)
     yield from flow("on    ", [(ranks, PLACE), *_role(family)], width, _INDENT)
@@ -157,7 +158,7 @@ def _entries(family: BufferFamily) -> list[IntExpression]:
 
 
 def _strides(family: BufferFamily) -> tuple[IntExpression, ...] | None:
-    """The strides of a family's buffers; None if they depend on the rank in ways not spelled out."""
+    """The strides of a family's buffers; None if they follow from a shape that varies."""
     if family.strides is not None:
         return family.strides
     shape = [parse(size) for size in family.shape]
@@ -174,14 +175,12 @@ def _view(family: BufferFamily) -> View | None:
     return View(known, tuple(n.value if isinstance(n, Constant) else None for n in sizes))
 
 
-def _piece_lines(
-    piece: Piece, view: View | None, shapes: _Shapes, width: int
-) -> Iterator[Text]:
+def _piece_lines(piece: Piece, view: View | None, shapes: _Shapes, width: int) -> Iterator[Text]:
     dims = len(piece.start)
     strides = piece.strides or (view.strides[len(view.strides) - dims :] if view else None)
     where = region_text(piece.offset, piece.extent, strides, view) if strides else "contiguous"
     shape = shapes.get(parse_template(piece.tensor).texts, ())
-    is_value = piece.part is PiecePart.VALUE
+    is_value = piece.part is Part.VALUE
     if is_value and len(shape) == dims and is_whole(piece.start, piece.extent, shape):
         box = "all"
     else:

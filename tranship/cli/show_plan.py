@@ -1,7 +1,7 @@
 """A plan for people: its inputs and rounds, and every edge as a reviewer asks about it."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.text import Text
 
@@ -9,6 +9,7 @@ from tranship.cli.layout import HEAD, NAME, PLACE, count, flow, index_parts, siz
 from tranship.cli.notation import region_text
 from tranship.cli.show_edge import edge_lines, field, place_text
 from tranship.schema.expression import variables
+from tranship.schema.manifest import IntExpression
 from tranship.schema.moves import index_grid
 from tranship.schema.plan import DerivedStep, Edge, FillEdge, Op, PlanSide, TransferPlan
 from tranship.schema.template import parse_template
@@ -24,14 +25,21 @@ def plan_page(plan: TransferPlan, width: int) -> Iterator[Text]:
         yield from edge_lines(edge, plan, width)
     for fill in plan.fills:
         yield Text()
-        yield from _fill_lines(fill, plan.receiver, width)
+        entries = [fill.offset, *fill.sizes, *fill.strides]
+        yield from fill_lines(fill, _place(fill.at, entries, plan.receiver), width)
     for step in plan.derived:
         yield Text()
-        yield from _derived_lines(step, plan.receiver, width)
+        yield from derived_lines(step, _place(step.at, (), plan.receiver), width)
     for unused in plan.unused:
         yield Text()
         yield from flow(("unused  ", HEAD), [(unused.tensor, NAME)], width)
         yield from field("why", [unused.reason], width)
+
+
+def _place(
+    at: Mapping[str, IntExpression], entries: Iterable[IntExpression], side: PlanSide
+) -> str:
+    return place_text(at, entries, side.axes, side.world_size)
 
 
 def _overview(plan: TransferPlan, width: int) -> Iterator[Text]:
@@ -91,7 +99,7 @@ def _members(edge: Edge) -> list[tuple[int, ...]]:
 
 
 def round_parts(plan: TransferPlan) -> Iterator[str]:
-    """Say how many rounds there are and what they stage; the order of each only if it is unusual."""
+    """Say how many rounds there are and what they stage, and their order if it is unusual."""
     slots = [slot.size for slot in plan.staging.slots]
     yield f"{len(plan.rounds):,} in {count(len(slots), 'staging slot')}"
     yield f"{size_text(sum(slots))} of at most {size_text(plan.staging.budget)} on each rank"
@@ -108,19 +116,18 @@ def round_parts(plan: TransferPlan) -> Iterator[str]:
         yield f"round {number}: slot {one.slot}{after}"
 
 
-def _fill_lines(fill: FillEdge, side: PlanSide, width: int) -> Iterator[Text]:
+def fill_lines(fill: FillEdge, ranks: str, width: int) -> Iterator[Text]:
+    """Write a fill on `ranks`."""
     yield from flow(("fill  ", HEAD), [f"{fill.dtype}", f"with {fill.value}"], width)
-    entries = [fill.offset, *fill.sizes, *fill.strides]
-    ranks = place_text(fill.at, entries, side.axes, side.world_size)
     yield from field("to", [(ranks, PLACE), *index_parts(fill.indices)], width)
     region = region_text(fill.offset, fill.sizes, fill.strides)
     yield from field("", [f"in {fill.buffer} {region}"], width)
     yield from field("round", [f"{fill.round}"], width)
 
 
-def _derived_lines(step: DerivedStep, side: PlanSide, width: int) -> Iterator[Text]:
+def derived_lines(step: DerivedStep, ranks: str, width: int) -> Iterator[Text]:
+    """Write a recipe that runs on `ranks`."""
     yield from flow(("derive  ", HEAD), [f"by {step.recipe}"], width)
-    ranks = place_text(step.at, (), side.axes, side.world_size)
     yield from field("to", [(ranks, PLACE), *index_parts(step.indices)], width)
     yield from field("", [f"in {step.buffer}"], width)
     yield from field("from", step.inputs, width)

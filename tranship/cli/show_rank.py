@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from rich.text import Text
 
-from tranship.cli.at_rank import Rank, half_at, members_text, rank_of
+from tranship.cli.at_rank import Rank, at_rank, half_at, indices_at, members_text, rank_of
 from tranship.cli.layout import HEAD, PLACE, count, flow, size_text
 from tranship.cli.show_edge import field, half_lines, transform_lines
+from tranship.cli.show_plan import derived_lines, fill_lines
 from tranship.schema import indexset
 from tranship.schema.canonical import Json
 from tranship.schema.manifest import Side
 from tranship.schema.moves import Moves, edge_moves, half_instances
 from tranship.schema.plan import Edge, PlanSide, TransferPlan
 from tranship.schema.wire import payload
+
 
 @dataclass(frozen=True)
 class Share:
@@ -74,22 +76,49 @@ def _share(edge: Edge, moves: Moves, side: Side) -> Share:
     )
 
 
-def rank_page(
-    plan: TransferPlan, side: Side, rank: int, parts: Sequence[Share], width: int
+def plan_rank_page(
+    plan: TransferPlan, rank: int, parts: Mapping[Side, Sequence[Share]], width: int
 ) -> Iterator[Text]:
-    """Write one rank's part of the plan, with its own coordinates put in."""
+    """Write what a rank does on each side that has it, with its own coordinates put in."""
+    for number, (side, own) in enumerate(parts.items()):
+        if number:
+            yield Text()
+        yield from _side_page(plan, side, rank, own, width)
+
+
+def _side_page(
+    plan: TransferPlan, side: Side, number: int, parts: Sequence[Share], width: int
+) -> Iterator[Text]:
     own = plan.sender if side is Side.SENDER else plan.receiver
-    place = rank_of(own, rank)
-    yield from flow((f"{side} rank {rank}  ", HEAD), _totals(own, place, side, parts), width)
+    rank = rank_of(own, number)
+    yield from flow((f"{side} rank {number}  ", HEAD), _totals(own, rank, side, parts), width)
     for part in parts:
         edge = plan.edges[part.edge]
         yield Text()
         yield from transform_lines(edge.model_copy(update={"indices": part.indices}), width)
         half = edge.sender if side is Side.SENDER else edge.receiver
         label = "from" if side is Side.SENDER else "to"
-        yield from half_lines(label, edge, half_at(half, place), f"rank {rank}", width)
+        yield from half_lines(label, edge, half_at(half, rank), f"rank {number}", width)
         yield from field(_VERB[side], [_amount(part), f"in rounds {part.rounds}"], width)
         yield from field("", _peers(side, [part]), width)
+    if side is Side.RECEIVER:
+        yield from _own_lines(plan, rank, width)
+
+
+def _own_lines(plan: TransferPlan, rank: Rank, width: int) -> Iterator[Text]:
+    """Write what the receiver does without a sender: fills and derived buffers."""
+    for fill in plan.fills:
+        indices = indices_at(fill.at, fill.indices, rank)
+        if indices is not None:
+            own = at_rank(fill, rank).model_copy(update={"indices": indices})
+            yield Text()
+            yield from fill_lines(own, f"rank {rank.number}", width)
+    for step in plan.derived:
+        indices = indices_at(step.at, step.indices, rank)
+        if indices is not None:
+            own = at_rank(step, rank).model_copy(update={"indices": indices})
+            yield Text()
+            yield from derived_lines(own, f"rank {rank.number}", width)
 
 
 _VERB = {Side.SENDER: "sends", Side.RECEIVER: "takes"}
@@ -97,9 +126,9 @@ _PEER = {Side.SENDER: "to", Side.RECEIVER: "from"}
 
 
 def _totals(
-    own: PlanSide, place: Rank, side: Side, parts: Sequence[Share]
+    own: PlanSide, rank: Rank, side: Side, parts: Sequence[Share]
 ) -> Iterator[str | tuple[str, str]]:
-    named = [f"{axis.name} {place.place[axis.name]}" for axis in own.axes]
+    named = [f"{axis.name} {rank.place[axis.name]}" for axis in own.axes]
     if named:
         yield ", ".join(named), PLACE
     size = size_text(sum(part.size for part in parts))

@@ -55,5 +55,5 @@ def _files(file: str, transfer: str | None) -> tuple[str, str]:
 
 def _load_plan(path: str) -> Document[TransferPlan]:
     document = load(path, TransferPlan)
-    raise_errors(check_document(document))
+    raise_errors(check_document(document.value, document.source))
     return document

@@ -1,0 +1,46 @@
+"""Live models made to the measure of a manifest: a module tree with a tensor for every buffer."""
+
+import torch
+from torch import Tensor, nn
+
+from tranship.runtime.dtypes import torch_dtype
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Kind, Manifest
+from tranship.schema.records import BufferRecord
+
+SENTINEL = 0x5A
+
+
+def model_of(manifest: Manifest, rank: int) -> nn.Module:
+    """Build the modules of one rank, with sentinel bytes in every buffer."""
+    root = nn.Module()
+    records = {record.name: record for record in expand(manifest, [rank]).buffers}
+    tensors = {name: blank(record) for name, record in records.items() if not record.role.of}
+    for name, record in records.items():
+        place(root, name, record.kind, tensors[record.role.of or name])
+    return root
+
+
+def blank(record: BufferRecord) -> Tensor:
+    kind = torch_dtype(record.dtype)
+    tensor = torch.empty_strided(record.shape, record.strides, dtype=kind)
+    tensor.untyped_storage().fill_(SENTINEL)
+    return tensor
+
+
+def place(root: nn.Module, name: str, kind: Kind, tensor: Tensor) -> None:
+    """Put a tensor where its name says, replacing what is there."""
+    *path, key = name.split(".")
+    for part in path:
+        if part not in dict(root.named_children()):
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    if hasattr(root, key):
+        delattr(root, key)
+    match kind:
+        case Kind.PARAMETER:
+            root.register_parameter(key, nn.Parameter(tensor, requires_grad=False))
+        case Kind.BUFFER:
+            root.register_buffer(key, tensor)
+        case Kind.ATTRIBUTE:
+            setattr(root, key, tensor)
