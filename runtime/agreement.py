@@ -13,8 +13,6 @@ _MUST_AGREE = (
     ("TS831", "sender_manifest", "has a plan of the sender manifest"),
     ("TS831", "receiver_manifest", "has a plan of the receiver manifest"),
     ("TS832", "version", "is at version"),
-    ("TS834", "senders", "counts sender ranks:"),
-    ("TS834", "receivers", "counts receiver ranks:"),
 )
 
 
@@ -32,6 +30,12 @@ def disagreements(hellos: Mapping[Seat, Hello]) -> Iterator[Diagnostic]:
                 name = f"{seat[0]} rank {seat[1]}"
                 message = f"{name} {verb} {mine}, {first[0]} rank {first[1]} {other}"
                 yield Diagnostic(code, message, location(*seat))
+        if (hello.side, hello.rank) != seat:
+            message = (
+                f"{seat[0]} rank {seat[1]} of the transport replays the program of"
+                f" {hello.side} rank {hello.rank}"
+            )
+            yield Diagnostic("TS834", message, location(*seat))
         if hello.committed is not None and hello.version <= hello.committed:
             message = f"version {hello.version} does not follow version {hello.committed}"
             advice = "count versions up, also over restarts of one side"

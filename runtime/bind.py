@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tranship.runtime.dtypes import torch_dtype
-from tranship.runtime.live import LiveTensor
+from tranship.runtime.live import LiveTensor, Modules
 from tranship.runtime.overlap import has_memory, shared, within
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location, report_first
 from tranship.schema.expand import declared_ranks, expand
@@ -77,13 +78,15 @@ def bind(
 def find_moved(bound: Bound) -> tuple[Diagnostic, ...]:
     """Report the buffers that are no longer the memory that was bound (TS810).
 
-    It takes a microsecond or two per buffer, and is meant for every step.
+    It takes some microseconds per buffer, and is meant for every step.
     """
-    return tuple(
-        _moved(name, bound)
-        for name, live in bound.live.items()
-        if (now := live.read()) is None or _signature(now) != bound.signatures[name]
-    )
+    seen: Modules = {}
+    with torch.no_grad():
+        return tuple(
+            _moved(name, bound)
+            for name, live in bound.live.items()
+            if (held := live.read(seen)) is None or _signature(held) != bound.signatures[name]
+        )
 
 
 def location(side: Side, rank: int) -> Location:
@@ -91,10 +94,12 @@ def location(side: Side, rank: int) -> Location:
     return Location(f"{side} rank {rank}")
 
 
-def _signature(tensor: Tensor) -> Signature:
-    if not has_memory(tensor):
+def _signature(held: Tensor) -> Signature:
+    tensor = held.to_local() if isinstance(held, DTensor) else held
+    try:
+        storage = tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # no memory, as on the meta device
         return 0, 0, tensor.dtype, (), ()
-    storage = tensor.untyped_storage().data_ptr()
     return tensor.data_ptr(), storage, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 

@@ -10,6 +10,9 @@ from torch.distributed.tensor import DTensor
 
 from tranship.schema.manifest import Kind
 
+Modules = dict[tuple[nn.Module, tuple[str, ...]], object]
+"""What lies at a path below a root."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveTensor:
@@ -25,12 +28,21 @@ class LiveTensor:
     path: tuple[str, ...]
     key: str
 
-    def read(self) -> Tensor | None:
-        """Return what the model holds in this place now, or None if that is no tensor."""
-        holder: object = self.root
-        for name in (*self.path, self.key):
-            holder = getattr(holder, name, None)
-        return local_tensor(holder) if isinstance(holder, Tensor) else None
+    def read(self, seen: Modules) -> Tensor | None:
+        """Return what the model holds in this place now, or None if that is no tensor.
+
+        `seen` keeps the modules on the way for the next tensors; it starts empty.
+        """
+        held: object = getattr(_module(self.root, self.path, seen), self.key, None)
+        return held if isinstance(held, Tensor) else None
+
+
+def _module(root: nn.Module, path: tuple[str, ...], seen: Modules) -> object:
+    if not path:
+        return root
+    if (root, path) not in seen:
+        seen[root, path] = getattr(_module(root, path[:-1], seen), path[-1], None)
+    return seen[root, path]
 
 
 def live_tensors(module: nn.Module) -> dict[str, LiveTensor]:

@@ -34,16 +34,16 @@ class Finding(Frozen):
 class Hello(Frozen):
     """What a rank is about to do, before the first byte.
 
-    All ranks must say the same, but for `committed`, the last version that the rank has, and
-    `findings`, which must be none.
+    `side` and `rank` are those of the program that it replays. All ranks must name the same plan,
+    manifests and version; `committed` is the last version that the rank has.
     """
 
     format: Literal["tranship.replay/1"] = REPLAY_FORMAT
+    side: Side
+    rank: int
     plan: Digest
     sender_manifest: Digest
     receiver_manifest: Digest
-    senders: int
-    receivers: int
     version: Version
     committed: Version | None
     findings: tuple[Finding, ...]

@@ -52,11 +52,11 @@ def agree(end: Endpoint, version: int, committed: int | None) -> None:
     """
     plan = end.plan
     hello = Hello(
+        side=end.program.side,
+        rank=end.program.rank,
         plan=end.plan_digest,
         sender_manifest=plan.sender.manifest,
         receiver_manifest=plan.receiver.manifest,
-        senders=end.transport.world.senders,
-        receivers=end.transport.world.receivers,
         version=version,
         committed=committed,
         findings=tuple(told(finding) for finding in find_moved(end.bound)),

@@ -226,7 +226,7 @@ def _pieces(
     owner, rows = buffers.join(piece.indices, piece.at)
     some = np.flatnonzero((rows.array(piece.extent) > 0).all(axis=1))
     owner, rows = owner[some], rows.take(some)
-    owners = owner.tolist()
+    owners: list[int] = owner.tolist()
     strides = (
         [_last(buffer_strides[row], dims, piece.tensor) for row in owners]
         if piece.strides is None

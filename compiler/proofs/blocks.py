@@ -46,7 +46,7 @@ class Batch:
 def whole_at_sender(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
     """TS646: a sender that quantizes a block of which it holds a part only."""
     edge = reading.edge
-    if edge.op not in QUANTIZING or edge.place is not Place.SENDER:
+    if edge.op not in QUANTIZING or edge.place is Place.RECEIVER:
         return
     pieces, rows = evidence.sender.values, reading.sender_piece
     low, high = _grown(evidence, reading)

@@ -40,7 +40,12 @@ def writes(evidence: Evidence) -> Iterator[Write]:
 
 def quantizes_at_receiver(reading: Reading) -> bool:
     """Whether the receiver computes the scales of an edge."""
-    return reading.edge.op in QUANTIZING and reading.edge.place is Place.RECEIVER
+    edge = reading.edge
+    return (
+        edge.op in QUANTIZING
+        and edge.place is Place.RECEIVER
+        and edge.receiver.scale is not None
+    )
 
 
 def _values(evidence: Evidence, reading: Reading) -> Regions:

@@ -152,11 +152,13 @@ def _encoding(first: BufferRecord, names: list[str]) -> Encoding:
     encoding = first.encoding
     match encoding.kind:
         case "scaled":
-            return Scaled(
-                kind="scaled",
-                block=encoding.block,
-                scale=scale,
-                scale_values=encoding.scale_values,
+            return Scaled.model_validate(
+                {
+                    "kind": "scaled",
+                    "block": encoding.block,
+                    "scale": scale,
+                    "scale_values": encoding.scale_values,
+                }
             )
         case "scale":
             return Scale(kind="scale", of=of)

@@ -6,12 +6,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from tranship.schema.expression import (
-    Constant,
-    Expression,
-    IntArray,
-    Operation,
-)
+from tranship.schema.expression import LIMIT, Constant, Expression, IntArray, Operation
 from tranship.schema.folding.forms import Input, bases, closed_form, slope, table_form
 from tranship.schema.folding.rows import combine
 from tranship.schema.folding.terms import Sum, Term, complexity, sum_expression
@@ -41,7 +36,10 @@ class _View:
 
 @dataclass(frozen=True)
 class Frame:
-    """The rows of a family as a fit sees them: what every input is in every row."""
+    """The rows of a family as a fit sees them: what every input is in every row, [rows] each.
+
+    Which rows agree in some inputs is worked out once, not for every column.
+    """
 
     inputs: tuple[Input, ...]
     values: tuple[IntArray, ...]
@@ -218,6 +216,8 @@ def _two_tables(label: str, points: Points) -> Iterator[Sum]:
     """
     u, v = points.x
     distinct = np.unique(u)
+    if int(np.abs(points.y).max()) >= LIMIT // 4:
+        return
     complete = [value for value in np.unique(v) if np.count_nonzero(v == value) == len(distinct)]
     if not complete:
         return

@@ -29,7 +29,8 @@ class Group:
 
     def take(self, chosen: IntArray) -> "Group":
         """Keep the buffers at these positions."""
-        records = tuple(self.records[position] for position in chosen.tolist())
+        positions: list[int] = chosen.tolist()
+        records = tuple(self.records[position] for position in positions)
         indices = {name: values[chosen] for name, values in self.indices.items()}
         return Group(self.texts, records, indices)
 

@@ -89,7 +89,7 @@ class NameTable:
         return rows
 
     def repeats(self) -> Iterator[tuple[int, int]]:
-        """Find rows whose key an earlier row has: (earlier, later), one pair for each two owners."""
+        """Find rows whose key an earlier row has: (earlier, later), one for each two owners."""
         number = number_rows(self.keys, self.rows)
         first = np.unique(number, return_index=True)[1][number] if self.rows else number
         later = np.flatnonzero(first < np.arange(self.rows))

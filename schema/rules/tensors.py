@@ -76,7 +76,8 @@ def _tie(subject: Subject, path: Path, tensor: TensorFamily, target: str) -> Ite
         yield Finding("TS156", path, f"{tensor.name!r} is tied to {what}, which is not declared")
         return
     table = subject.tensor_tables[split_name(target).texts]
-    for owner in np.unique(table.owner[rows]).tolist():
+    owners: list[int] = np.unique(table.owner[rows]).tolist()
+    for owner in owners:
         other = subject.manifest.tensors[owner]
         if other.tied_to is not None:
             yield Finding(

@@ -1,6 +1,7 @@
 """Binding compares a live model with its manifest; every kind of difference has its code."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -98,11 +99,12 @@ class Wrapper(torch.Tensor):
     """A tensor subclass without memory of its own, as quantization libraries make them."""
 
     @staticmethod
-    def __new__(cls) -> "Wrapper":
-        return torch.Tensor._make_wrapper_subclass(cls, (4,))  # pyright: ignore
+    def __new__(cls: "type[Wrapper]") -> "Wrapper":
+        make: Any = torch.Tensor._make_wrapper_subclass
+        return make(cls, (4,))
 
     @classmethod
-    def __torch_dispatch__(cls, *_: object) -> torch.Tensor:  # pyright: ignore
+    def __torch_dispatch__(cls, *_: object) -> torch.Tensor:
         return cls()
 
 
@@ -207,11 +209,15 @@ def test_a_manifest_of_others_is_refused(side: Side, rank: int) -> None:
     assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["TS812"]
 
 
+def replace_module(model: nn.Module) -> None:
+    model.get_submodule("model").add_module("gate", nn.Module())
+
+
 MOVES = [
     pytest.param(put(BIAS, Kind.BUFFER, torch.zeros(4)), BIAS, id="rebound"),
     pytest.param(put(ABSORBED, Kind.ATTRIBUTE, torch.zeros(4, 8)), ABSORBED, id="attribute"),
     pytest.param(unregister(ROTARY), ROTARY, id="removed"),
-    pytest.param(lambda model: setattr(model.model, "gate", nn.Module()), BIAS, id="module"),
+    pytest.param(replace_module, BIAS, id="module"),
 ]
 
 
@@ -246,6 +252,6 @@ def test_tensors_held_twice_have_two_names() -> None:
     model = nn.Module()
     model.register_parameter("a", nn.Parameter(torch.zeros(2)))
     model.add_module("inner", nn.Module())
-    model.get_submodule("inner").register_parameter("b", model.a)
+    model.get_submodule("inner").register_parameter("b", model.get_parameter("a"))
     model.add_module("again", model.get_submodule("inner"))
     assert sorted(live_tensors(model)) == ["a", "again.b", "inner.b"]

@@ -39,7 +39,7 @@ def step_in_tiles(plan: TransferPlan, sender: Buffers, receiver: Buffers, size: 
 
 
 @pytest.mark.parametrize("kind", TRANSFERS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), size=st.sampled_from([2, 3, 5, 128]))
 def test_tiles_do_what_the_whole_step_does(kind: str, data: st.DataObject, size: int) -> None:
     transfer = data.draw(TRANSFERS[kind])

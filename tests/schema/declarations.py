@@ -1,6 +1,7 @@
 """Declarations as frameworks hold them, record by record, for the tests of fold, expand, merge."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 
 from tranship.schema.dtypes import DType
@@ -59,17 +60,19 @@ def buffer(
     shape: Ints,
     boxes: Sequence[Box],
     dtype: DType = DType.BF16,
-    part: Part = Part.VALUE,
-    **fields: object,
+    encoding: EncodingRecord = EncodingRecord(),  # noqa: B008 - frozen
 ) -> BufferRecord:
     """A contiguous buffer that holds boxes; empty ones are left out."""
     strides = contiguous_strides(shape)
+    part = Part.SCALE if encoding.kind == "scale" else Part.VALUE
     pieces = [
         piece(tensor, start, extent, offset, strides[len(shape) - len(start) :], part)
         for tensor, start, extent, offset in boxes
         if all(extent)
     ]
-    return BufferRecord(rank, name, dtype, shape, strides, pieces=tuple(sorted(pieces)), **fields)
+    return BufferRecord(
+        rank, name, dtype, shape, strides, encoding=encoding, pieces=tuple(sorted(pieces))
+    )
 
 
 # SGLang: fused projections, experts stacked, weights in blocks of 128 x 128 with scales.
@@ -124,7 +127,8 @@ def _sglang_rank(rank: int) -> Iterator[BufferRecord]:
         yield buffer(rank, router, (EXPERTS, HIDDEN), [(router, (0, 0), (EXPERTS, HIDDEN), 0)])
         reason = RoleRecord("constant", reason="computed from the configuration when built")
         cache = f"{prefix}.self_attn.rotary_emb.cos_sin_cache"
-        yield buffer(rank, cache, (512, HEAD), [], DType.F32, kind=Kind.BUFFER, role=reason)
+        record = buffer(rank, cache, (512, HEAD), [], DType.F32)
+        yield replace(record, kind=Kind.BUFFER, role=reason)
         yield from _sglang_attention(rank, prefix)
         yield from _sglang_experts(rank, prefix)
 
@@ -135,15 +139,7 @@ def _padded_vocabulary(rank: int, name: str) -> BufferRecord:
     if rows == 512:
         return record
     padding = FillRecord(rows * HIDDEN, (512 - rows, HIDDEN), (HIDDEN, 1), 0)
-    return BufferRecord(
-        rank,
-        name,
-        record.dtype,
-        record.shape,
-        record.strides,
-        pieces=record.pieces,
-        fills=(padding,),
-    )
+    return replace(record, fills=(padding,))
 
 
 def _scaled(
@@ -152,10 +148,10 @@ def _scaled(
     """A weight in blocks of 128 x 128 and the buffer of its scales."""
     scale = f"{name}_scale_inv"
     coded = EncodingRecord("scaled", (128, 128), scale, "any")
-    yield buffer(rank, name, shape, boxes, DType.F8E4M3FN, encoding=coded)
+    yield buffer(rank, name, shape, boxes, DType.F8E4M3FN, coded)
     blocks = (*shape[:-2], -(-shape[-2] // 128), -(-shape[-1] // 128))
     of = EncodingRecord("scale", of=name)
-    yield buffer(rank, scale, blocks, scale_boxes, DType.F32, Part.SCALE, encoding=of)
+    yield buffer(rank, scale, blocks, scale_boxes, DType.F32, of)
 
 
 def _stacked(rows: Sequence[tuple[str, int, int]], columns: int, first: int = 0) -> list[Box]:

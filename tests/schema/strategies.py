@@ -20,7 +20,13 @@ NUMBERS = st.sampled_from(["0", "1", "2", "3", "5", "12", "007", "999999999", "4
 SHAPES = st.sampled_from(
     ["{0}.weight", "layers.{0}.w", "layers.{0}.experts.{1}.w", "w13_{0}", "x{0}"]
 )
-NAMES = st.builds(lambda shape, *numbers: shape.format(*numbers), SHAPES, NUMBERS, NUMBERS)
+
+
+def name_from(shape: str, first: str, second: str) -> str:
+    return shape.format(first, second)
+
+
+NAMES = st.builds(name_from, SHAPES, NUMBERS, NUMBERS)
 DIMS = st.integers(1, 4)
 COORDINATES = st.sampled_from([0, 1, 2, 3, 4, 7, 2**40])
 
@@ -65,13 +71,18 @@ def fills(draw: st.DrawFn) -> FillRecord:
 ROLES = st.one_of(
     st.just(RoleRecord()),
     st.just(RoleRecord("constant", reason="why not")),
-    st.builds(lambda name: RoleRecord("alias", of=name), NAMES),
-    st.builds(lambda *names: RoleRecord("derived", "transpose", names), NAMES, NAMES),
+    st.builds(RoleRecord, st.just("alias"), of=NAMES),
+    st.builds(
+        RoleRecord,
+        st.just("derived"),
+        st.just("transpose"),
+        st.tuples(NAMES) | st.tuples(NAMES, NAMES),
+    ),
 )
 ENCODINGS = st.one_of(
     st.just(EncodingRecord()),
-    st.builds(lambda name: EncodingRecord("scaled", (128, "all"), name, "any"), NAMES),
-    st.builds(lambda name: EncodingRecord("scale", of=name), NAMES),
+    st.builds(EncodingRecord, st.just("scaled"), st.just((128, "all")), NAMES, st.just("any")),
+    st.builds(EncodingRecord, st.just("scale"), of=NAMES),
 )
 
 

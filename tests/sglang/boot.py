@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tests.sglang import stubs
 from tests.sglang.configs import CONFIGS, Config, write_config
@@ -26,6 +25,7 @@ STAND_INS = (
     "compressed_tensors",
     "einops",
     "gguf",
+    "openai",
     "orjson",
     "partial_json_parser",
     "pybase64",
@@ -117,14 +117,16 @@ def _models() -> set[str]:
 
 def _join_groups(place: Place) -> None:
     """Create SGLang's process groups with torch's fake backend, which has no other members."""
-    importlib.import_module("torch.testing._internal.distributed.fake_pg")  # registers "fake"
-    dist.init_process_group("fake", rank=place.rank, world_size=place.tp, store=dist.HashStore())
-    new_group = dist.new_group
+    distributed = _import("torch.distributed")
+    _import("torch.testing._internal.distributed.fake_pg")  # registers the backend
+    store = distributed.HashStore()
+    distributed.init_process_group("fake", store=store, rank=place.rank, world_size=place.tp)
+    new_group = distributed.new_group
 
     def new_fake_group(ranks: list[int], **options: Any) -> Any:
         return new_group(ranks, backend="fake", group_desc=options["group_desc"])
 
-    dist.new_group = new_fake_group
+    distributed.new_group = new_fake_group
     state = _import("sglang.srt.distributed.parallel_state")
     state.set_custom_all_reduce(False)
     state.init_distributed_environment(

@@ -136,15 +136,18 @@ def _divide(copy: _Copy, shape: Ints) -> Iterator[Box]:
     for loop in copy.loops:
         dim = _dim_walked(loop.stride, shape, units)
         if dim is None:
-            return (yield from _unroll(copy, loop, shape))
+            yield from _unroll(copy, loop, shape)
+            return
         if dim in walkers:
             shorter = min(walkers[dim], loop, key=lambda walker: walker.extent)
-            return (yield from _unroll(copy, shorter, shape))
+            yield from _unroll(copy, shorter, shape)
+            return
         step = loop.stride // units[dim]
         room = -(-(shape[dim] - start[dim]) // step)
         if loop.extent > room:
             cycle = shape[dim] // step if shape[dim] % step == 0 and start[dim] < step else 0
-            return (yield from _wrap(copy, loop, room, cycle, shape))
+            yield from _wrap(copy, loop, room, cycle, shape)
+            return
         walkers[dim] = loop
     dims = [walkers.get(dim, _Loop(1, unit, 0)) for dim, unit in enumerate(units)]
     yield Box(

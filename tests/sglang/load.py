@@ -1,10 +1,10 @@
-"""Load a checkpoint into one rank of an SGLang engine with SGLang's code, and save what it holds."""
+"""Load a checkpoint into one rank of an SGLang engine with SGLang's code; save what it holds."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.sglang.boot import Place, boot, build_model, parser
 from tests.sglang.configs import CONFIGS
@@ -13,6 +13,16 @@ from tranship.schema.manifest import Kind
 
 UNWRITTEN = 0xFF
 """Every byte of every parameter before loading: a NaN in each floating-point type."""
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file."""
+    return importlib.import_module("safetensors.torch").load_file(path)
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file."""
+    importlib.import_module("safetensors.torch").save_file(tensors, path)
 
 
 def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -27,7 +37,7 @@ def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[st
 
 def write_loaded(model_config: Any, checkpoint: Path, output: Path) -> None:
     """Load one safetensors file and write what the booted rank then holds into another."""
-    save_file(load_rank(model_config, load_file(checkpoint)), output)
+    write_tensors(load_rank(model_config, read_tensors(checkpoint)), output)
 
 
 def main() -> None:

@@ -1,11 +1,14 @@
 """Inert stand-ins for packages that SGLang imports but does not use to build and load a model."""
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from pydantic_core.core_schema import CoreSchema, any_schema
 
 
 class Inert:
@@ -53,7 +56,11 @@ class InertModule(types.ModuleType):
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        value = _inert_class(name) if name[:1].isupper() else Inert(f"{self.__name__}.{name}")
+        value = (
+            InertType(name, (InertBase,), {})
+            if name[:1].isupper()
+            else Inert(f"{self.__name__}.{name}")
+        )
         setattr(self, name, value)
         return value
 
@@ -67,11 +74,18 @@ class InertType(type):
         return Inert(f"{cls.__name__}.{name}")
 
 
-def _inert_class(name: str) -> type:
-    def accept_anything(self: object, *args: object, **kwargs: object) -> None:
+class InertBase(metaclass=InertType):
+    """Base of stand-in classes: can be built, derived from and used as a pydantic field's type."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    return InertType(name, (), {"__init__": accept_anything})
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        pass
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> CoreSchema:
+        return any_schema()
 
 
 class InertFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -94,7 +108,7 @@ class InertFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return InertModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        module.__version__ = "0"
+        vars(module)["__version__"] = "0"
 
 
 def install(names: Iterable[str]) -> None:
@@ -108,8 +122,7 @@ def install(names: Iterable[str]) -> None:
 
 
 def _let_transformers_look_around() -> None:
-    import transformers.utils.import_utils as import_utils
-
+    import_utils = importlib.import_module("transformers.utils.import_utils")
     probes: list[tuple[str, Callable[..., object]]] = inspect.getmembers(
         import_utils, inspect.isroutine
     )

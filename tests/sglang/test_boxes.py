@@ -37,7 +37,9 @@ def test_boxes_list_a_copy_element_by_element(data: st.DataObject):
     target = data.draw(places(tuple(source.shape)))
     found = boxes(view_of(source), shape, view_of(target))
     pairs = [pair for box in found for pair in listed(box, shape)]
-    expected = zip(source.flatten().tolist(), target.flatten().tolist(), strict=True)
+    numbers: list[int] = source.flatten().tolist()
+    places_there: list[int] = target.flatten().tolist()
+    expected = zip(numbers, places_there, strict=True)
     assert Counter(pairs) == Counter(expected)
 
 
@@ -69,7 +71,7 @@ def test_rows_cut_in_the_middle_are_head_body_and_tail():
 
 
 def test_an_interleaved_dim_is_one_box_for_each_member_of_the_shorter_part():
-    source = numbered((6, 4)).unflatten(0, (2, 3)).transpose(0, 1)
+    source = numbered((6, 4)).view(2, 3, 4).transpose(0, 1)
     found = boxes(view_of(source), (6, 4), view_of(numbered((3, 2, 4))))
     assert found == (
         Box((0, 0), (3, 4), (1, 1), 0, (8, 1)),
@@ -140,7 +142,7 @@ def test_overlapping_names_two_boxes_with_a_common_element(data: st.DataObject):
     elements = [{number for number, _ in listed(box, shape)} for box in found]
     pair = overlapping(shape, found)
     if pair is None:
-        assert sum(map(len, elements)) == len(set().union(*elements))
+        assert sum(map(len, elements)) == len({number for each in elements for number in each})
     else:
         assert pair[0] != pair[1]
         assert elements[pair[0]] & elements[pair[1]]

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.sglang.configs import CONFIGS, checkpoint_tensors, random_checkpoint
 from tests.sglang.emit import SCALE_SUFFIX
-from tests.sglang.load import UNWRITTEN
+from tests.sglang.load import UNWRITTEN, read_tensors, write_tensors
 from tests.sglang.replay import bits, put, region
 from tranship.runtime.dtypes import torch_dtype
 from tranship.schema.codec import load
@@ -71,7 +70,7 @@ def replayed(buffer: BufferRecord, checkpoint: dict[str, torch.Tensor]) -> torch
 
 def check(manifest: Path, checkpoint: dict[str, torch.Tensor], loaded: Path) -> Declaration:
     """Compare all that one rank holds with what its manifest says, byte by byte."""
-    declaration, held = expand(load(manifest, Manifest).value), load_file(loaded)
+    declaration, held = expand(load(manifest, Manifest).value), read_tensors(loaded)
     assert {buffer.name for buffer in declaration.buffers} == held.keys()
     for buffer in declaration.buffers:
         tensor = held[buffer.name]
@@ -105,7 +104,7 @@ def test_a_declared_rank_holds_what_sglang_loads(
 ):
     checkpoint = random_checkpoint(CONFIGS[name], seed=rank)
     files = [tmp_path / file for file in ("in.safetensors", "rank.json", "out.safetensors")]
-    save_file(checkpoint, files[0])
+    write_tensors(checkpoint, files[0])
     done = run("-c", BOTH_SCRIPTS, name, tp, ep, rank, *files)
     assert done.returncode == 0, done.stderr
     declaration = check(files[1], checkpoint, files[2])
@@ -119,7 +118,7 @@ def test_a_declared_rank_holds_what_sglang_loads(
 def test_the_scripts_trace_and_load_a_model_that_is_not_quantized(tmp_path: Path):
     checkpoint = random_checkpoint(CONFIGS["qwen3_bf16"], seed=0)
     manifest, given, loaded = (tmp_path / name for name in ("m.json", "i.st", "o.st"))
-    save_file(checkpoint, given)
+    write_tensors(checkpoint, given)
     for script, *files in (("trace.py", manifest), ("load.py", given, loaded)):
         done = run(FOLDER / script, "qwen3_bf16", "--tp", 1, *files)
         assert done.returncode == 0, done.stderr

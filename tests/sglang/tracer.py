@@ -19,6 +19,7 @@ from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.dtypes import widens
 from tranship.schema.records import Ints
 
+
 class TraceError(RuntimeError):
     """The model loads its weights in a way that copies of boxes cannot express."""
 
@@ -145,7 +146,7 @@ class Tracer(TorchDispatchMode):
                 raise TraceError(f"checkpoint tensor {name} is not contiguous")
             self._add(_Checkpoint(name, *_facts(tensor)))
         for name, tensor in buffers.items():
-            self._add(_Buffer(name, *_facts(tensor), tensor.storage_offset()))
+            self._add(_Buffer(name, *_facts(tensor), int(tensor.storage_offset())))
 
     def trace(self) -> Trace:
         """Return what has been recorded so far."""
@@ -265,7 +266,7 @@ def _facts(tensor: torch.Tensor) -> tuple[torch.dtype, Ints, torch.UntypedStorag
 
 
 def _view(tensor: torch.Tensor, memory: _Memory) -> View:
-    offset = tensor.storage_offset() - memory.offset
+    offset = int(tensor.storage_offset()) - memory.offset
     return View(offset, tuple(tensor.shape), tensor.stride())
 
 
@@ -291,9 +292,7 @@ def _check_dtypes(
         raise TraceError(f"{origin.name} is rounded from {source.dtype} to {target.dtype}")
 
 
-def _resolve(
-    origin: _Memory, read: View, written: View
-) -> Iterator[tuple[_Memory, View, View]]:
+def _resolve(origin: _Memory, read: View, written: View) -> Iterator[tuple[_Memory, View, View]]:
     """Yield the checkpoint tensors behind a view: their elements, and those of `written`."""
     if not isinstance(origin, _Temporary):
         yield origin, read, written

@@ -14,7 +14,7 @@ Step = Callable[[st.DrawFn, torch.Tensor], torch.Tensor]
 
 def view_of(tensor: torch.Tensor) -> View:
     """Describe a tensor as a view of its storage."""
-    return View(tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+    return View(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
 
 def shapes() -> st.SearchStrategy[tuple[int, ...]]:
@@ -67,7 +67,10 @@ def _split(draw: st.DrawFn, tensor: torch.Tensor) -> torch.Tensor:
     dim = _dim(draw, tensor)
     size = tensor.shape[dim]
     parts = draw(st.sampled_from([by for by in range(1, size + 1) if size % by == 0] or [1]))
-    return tensor.unflatten(dim, (parts, -1)) if size else tensor
+    sizes = (*tensor.shape[:dim], parts, size // parts, *tensor.shape[dim + 1 :])
+    by = tensor.stride(dim)
+    strides = (*tensor.stride()[:dim], size // parts * by, by, *tensor.stride()[dim + 1 :])
+    return tensor.as_strided(sizes, strides)
 
 
 def _flatten(draw: st.DrawFn, tensor: torch.Tensor) -> torch.Tensor:

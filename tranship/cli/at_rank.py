@@ -81,14 +81,19 @@ P = TypeVar("P", Piece, Fill)
 def _parts_at(parts: Iterable[P], outer: Indices, rank: Rank) -> Iterator[P]:
     """Keep the pieces or fills that exist for some of the buffers `outer`.
 
-    A condition that also depends on which buffer it is stays where it is.
+    A condition that depends on which of the buffers it is stays where it is.
     """
     for part in parts:
         if indices_at(part.at, outer | part.indices, rank) is None:
             continue
-        kept = {axis: value for axis, value in part.at.items() if variables(parse(value))}
-        own = indices_at(part.at, part.indices, rank) if not kept else part.indices
-        yield at_rank(part, rank).model_copy(update={"indices": own or {}, "at": kept})
+        kept = {axis: at for axis, at in part.at.items() if not outer.keys().isdisjoint(_reads(at))}
+        own = {axis: at for axis, at in part.at.items() if axis not in kept}
+        indices = indices_at(own, part.indices, rank)
+        yield at_rank(part, rank).model_copy(update={"indices": indices, "at": kept})
+
+
+def _reads(entry: IntExpression) -> frozenset[str]:
+    return variables(parse(entry))
 
 
 def indices_at(at: Mapping[str, IntExpression], indices: Indices, rank: Rank) -> Indices | None:

@@ -9,7 +9,7 @@ _EXTRA = frozenset({"torch", "triton"})
 def run() -> Answer:
     """Run the demonstration, which prints what happens as it happens."""
     try:
-        from tranship.runtime.demo import main
+        from tranship.demo import main
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

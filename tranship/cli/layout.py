@@ -61,6 +61,14 @@ def size_text(size: float) -> str:
     return f"{size:,.1f} {_UNITS[unit]}" if unit else f"{size:,.0f} bytes"
 
 
+def time_text(seconds: float) -> str:
+    """Write a time in the unit that suits it: `2.3 us`, `41.0 ms`, `1.5 s`."""
+    for unit, length in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds / 1e-6:,.1f} us"
+
+
 def index_parts(indices: Mapping[str, str]) -> list[Words]:
     """Write what indices run over: `layer 0..35`."""
     return [f"{name} {members}" for name, members in indices.items()]

@@ -15,6 +15,7 @@ from tranship.schema.check import (
     check_plan,
     check_policy,
     check_transfer,
+    speaks_for_all,
 )
 from tranship.schema.codec import (
     Document,
@@ -192,18 +193,31 @@ class _Gathered:
         return document
 
     def manifest(self, side: Side, relative: str) -> Document[Manifest] | None:
-        """Read a manifest, and see that it is of `side`."""
+        """Read a manifest, and see that it is of `side` and of all its ranks."""
         document = self.read(side, relative, Manifest)
         if document and document.value.side is not side:
-            self.found.append(
-                Diagnostic(
-                    "TS113",
-                    f"the transfer file names this manifest as its {side}, but it is the "
-                    f"{document.value.side}'s",
-                    document.source.locate("/side"),
-                    expected=f'"{side}"',
-                    found=f'"{document.value.side}"',
-                    labels=(Label(self.transfer.source.locate(f"/{side}"), "named here"),),
-                )
-            )
+            self.found.append(self._other_side(side, document))
+        if document and not speaks_for_all(document.value):
+            self.found.append(_some_ranks(document))
         return document
+
+    def _other_side(self, side: Side, document: Document[Manifest]) -> Diagnostic:
+        return Diagnostic(
+            "TS121",
+            f"this manifest is named as the {side}'s, and it is a {document.value.side}'s",
+            document.source.locate("/side"),
+            expected=f'"{side}"',
+            found=f'"{document.value.side}"',
+            labels=(Label(self.transfer.source.locate(f"/{side}"), "named here"),),
+        )
+
+
+def _some_ranks(document: Document[Manifest]) -> Diagnostic:
+    manifest = document.value
+    return Diagnostic(
+        "TS120",
+        f"the {manifest.side}'s manifest speaks for ranks {manifest.ranks}, but its world has "
+        f"{manifest.world_size:,}",
+        document.source.locate("/ranks"),
+        help="merge the manifests of all ranks with tranship merge",
+    )

@@ -138,42 +138,67 @@ def _factor(stride: Expression) -> str:
     return f"({text})" if isinstance(stride, Operation) else text
 
 
+@dataclass(frozen=True)
+class _Dim:
+    """A dim of a tensor in a buffer: its number there, extent, and stride in elements."""
+
+    number: int
+    extent: Expression
+    stride: int
+
+
 def _boxed(start: _Linear, dims: _Dims, view: View | None) -> str | None:
     """Write the region as a box of the view; None if it is none."""
-    strided = [
-        (number, extent, stride.value)
+    known = [
+        _Dim(number, extent, stride.value)
         for number, (extent, stride) in enumerate(dims)
-        if isinstance(stride, Constant) and extent != Constant(1)
+        if isinstance(stride, Constant)
     ]
-    if len(strided) < sum(extent != Constant(1) for extent, _ in dims):
+    # What has one element needs no stride; yet it may show where the others lie.
+    long = [dim for dim in known if dim.extent != Constant(1)]
+    if len(long) < sum(extent != Constant(1) for extent, _ in dims):
         return None
-    view = view or _own_view(start, [(extent, stride) for _, extent, stride in strided])
-    first = _coordinates(start, view) if view else None
-    if view is None or first is None:
+    if view:
+        return _in_view(start, long, view)
+    return next(
+        (
+            text
+            for chosen in (known, long)
+            if (own := _own_view(start, chosen)) and (text := _in_view(start, chosen, own))
+        ),
+        None,
+    )
+
+
+def _in_view(start: _Linear, dims: Sequence[_Dim], view: View) -> str | None:
+    first = _coordinates(start, view)
+    if first is None:
         return None
-    taken: dict[int, tuple[int, Expression, int]] = {}
-    for number, extent, stride in strided:
-        dim = _dim_of(stride, view)
-        if dim is None or dim in taken:
+    taken: dict[int, _Dim] = {}
+    for dim in dims:
+        place = _place(dim.stride, view)
+        if place is None or place in taken:
             return None
-        taken[dim] = number, extent, stride // view.strides[dim]
+        taken[place] = dim
     texts: list[str] = []
-    for dim, size in enumerate(view.sizes):
-        _, extent, step = taken.get(dim, (0, Constant(1), 1))
-        if _leaves(first[dim], extent, step, size):
+    for place, size in enumerate(view.sizes):
+        dim = taken.get(place, _Dim(0, Constant(1), view.strides[place]))
+        step = dim.stride // view.strides[place] if place in taken else 1
+        if _leaves(first[place], dim.extent, step, size):
             return None
-        texts.append(_range(first[dim], extent, step, size))
-    order = [taken[dim][0] for dim in sorted(taken)]
+        texts.append(_range(first[place], dim.extent, step, size))
+    order = [taken[place].number for place in sorted(taken)]
     return f"[{', '.join(texts)}]{'' if order == sorted(order) else ' transposed'}"
 
 
-def _own_view(start: _Linear, dims: Sequence[tuple[Expression, int]]) -> View | None:
+def _own_view(start: _Linear, dims: Sequence[_Dim]) -> View | None:
     """Tell the dims of a buffer from a region: its strides, and larger ones in its offset.
 
     A term of the offset whose factor is no less than the region's span is an index of an outer dim.
     """
-    strides = sorted((stride for _, stride in dims), reverse=True) or [1]
-    span = max((n.value * s for n, s in dims if isinstance(n, Constant)), default=1)
+    strides = sorted((dim.stride for dim in dims), reverse=True) or [1]
+    spans = (dim.extent.value * dim.stride for dim in dims if isinstance(dim.extent, Constant))
+    span = max(spans, default=1)
     outer = {abs(f) for f in start.terms.values() if abs(f) >= span and abs(f) > strides[0]}
     strides = [*sorted(outer, reverse=True), *strides]
     if strides[-1] < 1 or any(high % low or high == low for high, low in pairwise(strides)):
@@ -186,10 +211,10 @@ def _coordinates(start: _Linear, view: View) -> list[Expression] | None:
     """Write an offset as one coordinate in every dim of the view."""
     parts: list[dict[Expression, int]] = [{} for _ in view.strides]
     for base, factor in start.terms.items():
-        dim = _dim_of(factor, view)
-        if dim is None:
+        place = _place(factor, view)
+        if place is None:
             return None
-        parts[dim][base] = factor // view.strides[dim]
+        parts[place][base] = factor // view.strides[place]
     constants = [0] * len(view.strides)
     rest = start.constant
     for dim in _outermost_first(view):
@@ -205,7 +230,7 @@ def _outermost_first(view: View) -> list[int]:
     return sorted(dims, key=lambda dim: (-view.strides[dim], view.sizes[dim] == 1))
 
 
-def _dim_of(stride: int, view: View) -> int | None:
+def _place(stride: int, view: View) -> int | None:
     fitting = (dim for dim in _outermost_first(view) if stride % view.strides[dim] == 0)
     return next((dim for dim in fitting if view.strides[dim] <= abs(stride)), None)
 

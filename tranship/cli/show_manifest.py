@@ -150,10 +150,10 @@ def _entries(family: BufferFamily) -> list[IntExpression]:
     """All expressions in which the ranks of a family may differ."""
     entries = [*family.shape, *(family.strides or ())]
     for piece in family.pieces:
-        entries += [*piece.at.values(), *piece.start, *piece.extent, piece.offset]
+        entries += [*piece.at, *piece.at.values(), *piece.start, *piece.extent, piece.offset]
         entries += [*(piece.strides or ()), *(piece.origin or ())]
     for fill in family.fills:
-        entries += [*fill.at.values(), fill.offset, *fill.sizes, *fill.strides]
+        entries += [*fill.at, *fill.at.values(), fill.offset, *fill.sizes, *fill.strides]
     return entries
 
 

@@ -99,7 +99,7 @@ def _side_page(
         half = edge.sender if side is Side.SENDER else edge.receiver
         label = "from" if side is Side.SENDER else "to"
         yield from half_lines(label, edge, half_at(half, rank), f"rank {number}", width)
-        yield from field(_VERB[side], [_amount(part), f"in rounds {part.rounds}"], width)
+        yield from field(_VERB[side], [_amount(part), _when(part)], width)
         yield from field("", _peers(side, [part]), width)
     if side is Side.RECEIVER:
         yield from _own_lines(plan, rank, width)
@@ -139,6 +139,10 @@ def _totals(
 def _amount(part: Share) -> str:
     moves = sum(number for number, _ in part.peers.values())
     return f"{count(moves, 'move')} of {size_text(part.size)}"
+
+
+def _when(part: Share) -> str:
+    return f"in {'round' if part.rounds.isdecimal() else 'rounds'} {part.rounds}"
 
 
 def _peers(side: Side, parts: Sequence[Share]) -> Iterator[str]:

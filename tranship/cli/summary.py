@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tranship.cli.layout import count, size_text
+from tranship.cli.layout import count, size_text, time_text
 from tranship.schema.canonical import Json
 from tranship.schema.expression import IntArray, evaluate, parse
 from tranship.schema.manifest import Side
@@ -130,7 +130,7 @@ def summary_parts(summary: Summary) -> Iterator[tuple[str, Sequence[str]]]:
         bound = summary.bound
         where = f"{bound.side} device {bound.device} of host {bound.host}"
         verb = "leave" if bound.side is Side.SENDER else "enter"
-        parts = [f"at least {bound.seconds * 1000:,.1f} ms"]
+        parts = [f"at least {time_text(bound.seconds)}"]
         yield "time", [*parts, f"{size_text(bound.size)} {verb} {where} over its {bound.link} link"]
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tranship.runtime.demo.config import BLOCK, SEQUENCE, TP_SIZE, ModelConfig
-from tranship.runtime.demo.layers import attend, cos_sin_cache, rms_norm, rotate, route
+from tranship.demo.config import BLOCK, SEQUENCE, TP_SIZE, ModelConfig
+from tranship.demo.layers import attend, cos_sin_cache, rms_norm, rotate, route
 
 AllReduce = Callable[[Tensor], Tensor]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tranship.runtime.demo.config import BLOCK, TP_SIZE, ModelConfig
-from tranship.runtime.demo.engine_model import EngineModel
+from tranship.demo.config import BLOCK, TP_SIZE, ModelConfig
+from tranship.demo.engine_model import EngineModel
 from tranship.runtime.dtypes import schema_dtype
 from tranship.schema.manifest import Axis, Framework, Kind, Part, Side
 from tranship.schema.records import (

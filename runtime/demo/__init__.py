@@ -1,1 +1,0 @@
-"""The demo: a real FSDP2 trainer updates FP8 engine replicas through a compiled, verified plan."""

@@ -1,0 +1,129 @@
+"""Every mutant of a plan that would do harm is refused, and for a reason that fits the mutation.
+
+Whether a mutant does harm is for the interpreter to say: the receivers end up with other values than
+by the plan as compiled, or the run would hang, write twice, or overwrite what may still be read.
+Each operator must have done harm: a suite that never bites proves nothing.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
+
+from tests.mutants.cases import CASES, Case
+from tests.mutants.interpreter import Outcome, run
+from tests.mutants.memory import Memory, Values, blank, held, indices
+from tests.mutants.operators import OPERATORS, Operator
+from tranship.compiler.pipeline import compile_transfer
+from tranship.compiler.verify import digests_of, verify
+from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.expand import expand
+from tranship.schema.plan import TransferPlan
+from tranship.schema.records import Declaration
+
+EXAMPLES = 400
+"""Mutants per operator."""
+
+ENOUGH = 3
+"""Harmful mutants per operator after which those that are refused anyway are not run any more."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A case with its plan, its memory, and what the plan does."""
+
+    case: Case
+    plan: TransferPlan
+    receiver: Declaration
+    memory: tuple[Memory, Memory]
+    values: Values
+    outcome: Outcome
+
+    def verify(self, plan: TransferPlan) -> tuple[Diagnostic, ...]:
+        """Judge a plan by the case's inputs."""
+        case = self.case
+        inputs = (case.sender, case.receiver, case.policy, case.placement)
+        digests = digests_of(*inputs, case.options)
+        return verify(plan, *inputs, digests=digests, options=case.options)
+
+    def run(self, plan: TransferPlan) -> Outcome:
+        """Run a plan on the case's memory."""
+        return run(plan, *self.memory, self.receiver, self.values)
+
+    def harms(self, mutant: TransferPlan) -> bool:
+        """Whether a mutant does what the plan does not."""
+        outcome = self.run(mutant)
+        return bool(outcome.faults) or outcome.result != self.outcome.result
+
+
+@cache
+def subject(number: int) -> Subject:
+    case = CASES[number]()
+    plan = compile_transfer(
+        case.sender, case.receiver, case.policy, case.placement, case.options
+    )
+    values, receiver = Values(), expand(case.receiver)
+    memory = held(expand(case.sender), values), blank(receiver, values)
+    outcome = run(plan, *memory, receiver, values)
+    return Subject(case, plan, receiver, memory, values, outcome)
+
+
+numbers = pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: CASES[n].__name__)
+
+
+@numbers
+def test_a_plan_as_compiled_is_proved(number: int) -> None:
+    assert subject(number).verify(subject(number).plan) == ()
+
+
+@numbers
+def test_a_plan_as_compiled_delivers_what_is_declared(number: int) -> None:
+    chosen = subject(number)
+    assert chosen.outcome.faults == frozenset()
+    made = {number: value for value, number in chosen.values.numbers.items()}
+    roots = {t.name: t.tied_to or t.name for t in chosen.receiver.tensors}
+    for buffer in chosen.receiver.buffers:
+        cells = chosen.outcome.result[buffer.rank, buffer.name]
+        for piece in buffer.pieces if buffer.encoding.kind != "scale" else ():
+            at = indices((0,) * len(piece.extent), piece.extent, (1,) * len(piece.extent))
+            for element, position in zip(
+                indices(piece.start, piece.extent, piece.step).tolist(), at.tolist(), strict=True
+            ):
+                steps = zip(position, piece.strides, strict=True)
+                value = made[cells[piece.offset + sum(k * stride for k, stride in steps)]]
+                while value[0] not in ("value", "code"):
+                    value = made[value[1]]
+                assert value[2:] == (roots[piece.tensor], *element), (buffer.name, element)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
+def test_every_harmful_mutant_is_refused(operator: Operator) -> None:
+    harmful = 0
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(number=st.integers(0, len(CASES) - 1), data=st.data())
+    def judge(number: int, data: DataObject) -> None:
+        nonlocal harmful
+        chosen = subject(number)
+        mutant = operator.mutate(chosen.plan, data)
+        if mutant is None or mutant == chosen.plan:
+            return
+        codes = {found.code for found in chosen.verify(mutant)}
+        fits = bool(codes & operator.codes)
+        if fits and harmful >= ENOUGH:
+            return
+        harms = operator.always or chosen.harms(mutant)
+        harmful += harms
+        note(f"{chosen.case.name}: {sorted(codes)}")
+        assert fits or not harms
+
+    judge()
+    assert harmful >= 1
