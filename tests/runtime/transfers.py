@@ -147,9 +147,7 @@ def bf16_transfer() -> Transfer:
     """A copy in more rounds than there are slots."""
     rows, columns = 40, 36
     half = columns // 2
-    piece = Piece(
-        tensor=UP, start=(0, f"part * {half}"), extent=(rows, half), strides=(1, rows)
-    )
+    piece = Piece(tensor=UP, start=(0, f"part * {half}"), extent=(rows, half), strides=(1, rows))
     up = BufferFamily(
         name=UP, indices=LAYERS, dtype=DType.BF16, shape=(half, rows), pieces=(piece,)
     )

@@ -136,12 +136,14 @@ def broken(draw: st.DrawFn, name: str) -> object:
         case "rename" if isinstance(key, str):
             container[draw(st.sampled_from(["kind", "X", "x\n", "shape"]))] = container.pop(key)
         case _:
-            container[key] = draw(STRANGE)
+            strange = draw(STRANGE)
+            # Pydantic also takes true for the number 1 in Literal[0, 1].
+            container[key] = 2 if key == "value" and isinstance(strange, bool) else strange
     return document
 
 
 SOME = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -68,6 +68,7 @@ def declare(
     pieces = _pieces(live, trace)
     encodings = _encodings(live, pieces, checkpoint, block)
     originals = aliases(live)
+    written = pieces.keys() | {filling.buffer for filling in trace.fillings}
     buffers = [
         BufferRecord(
             rank=engine.rank,
@@ -76,7 +77,7 @@ def declare(
             shape=tuple(held.tensor.shape),
             strides=held.tensor.stride(),
             kind=held.kind,
-            role=_role(name, originals[name], written=name in pieces),
+            role=_role(name, originals[name], written=name in written),
             encoding=encodings.get(name, EncodingRecord()),
             pieces=pieces.get(name, ()),
             fills=_fills(name, held.tensor, trace, pieces.get(name, ())),
@@ -101,12 +102,14 @@ def _tensors(checkpoint: Mapping[str, torch.Tensor], block: Ints) -> tuple[Tenso
         if name.endswith(SCALE_SUFFIX) and (
             weight is None or tuple(scale.shape) != _grid(tuple(weight.shape), block)
         ):
-            raise EmitError(f"{name} holds no scale for each block of {block} of its weight")
+            raise EmitError(f"{name} does not hold one scale per block of {block} of its weight")
     logical = [name for name in checkpoint if not name.endswith(SCALE_SUFFIX)]
     return tuple(sorted(TensorRecord(name, tuple(checkpoint[name].shape)) for name in logical))
 
 
-def _grid(shape: Ints, block: Ints) -> Ints:
+def _grid(shape: Ints, block: Ints) -> Ints | None:
+    if len(shape) != len(block):
+        return None
     return tuple(-(-size // by) for size, by in zip(shape, block, strict=True))
 
 

@@ -37,9 +37,7 @@ def test_boxes_list_a_copy_element_by_element(data: st.DataObject):
     target = data.draw(places(tuple(source.shape)))
     found = boxes(view_of(source), shape, view_of(target))
     pairs = [pair for box in found for pair in listed(box, shape)]
-    numbers: list[int] = source.flatten().tolist()
-    places_there: list[int] = target.flatten().tolist()
-    expected = zip(numbers, places_there, strict=True)
+    expected = zip(map(int, source.flatten()), map(int, target.flatten()), strict=True)
     assert Counter(pairs) == Counter(expected)
 
 

@@ -189,8 +189,30 @@ def test_what_is_not_accounted_for_is_refused(model: type[nn.Module], reason: st
         declaration(model(), CHECKPOINT)
 
 
-def test_scales_of_another_grid_are_refused():
+@pytest.mark.parametrize("block", [(1, 4), (2, 2, 2)])
+def test_scales_of_another_grid_are_refused(block: tuple[int, ...]):
     model = Fused()
     trace = trace_load(model, CHECKPOINT)
-    with pytest.raises(EmitError, match="holds no scale for each block"):
-        declare(ENGINE, live_tensors(model), trace, CHECKPOINT, (1, 4))
+    with pytest.raises(EmitError, match="does not hold one scale per block"):
+        declare(ENGINE, live_tensors(model), trace, CHECKPOINT, block)
+
+
+class AllPadding(nn.Module):
+    """Holds the last rows of a padded vocabulary, past the end of the checkpoint's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty((3, 4), device="meta"))
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for _, tensor in weights:
+            kept = tensor[5:]
+            self.weight.data[: len(kept)].copy_(kept)
+            self.weight.data[len(kept) :].fill_(0)
+
+
+def test_a_buffer_of_padding_alone_is_filled():
+    found = declaration(AllPadding(), {"vocabulary": torch.empty((5, 4), device="meta")})
+    [buffer] = found.buffers
+    assert buffer.role == RoleRecord("transfer")
+    assert (buffer.pieces, buffer.fills) == ((), (FillRecord(0, (3, 4), (4, 1), 0),))
