@@ -214,7 +214,7 @@ def holdings(instances: Instances) -> Holdings:
     dims = instances.box.start.shape[1]
     box_keys = [instances.box.start[:, dim] for dim in range(dims)]
     box_keys += [instances.box.extent[:, dim] for dim in range(dims)]
-    order = np.lexsort([instances.extra, instances.rank, *box_keys, instances.point])
+    order = np.lexsort([instances.extra, instances.rank, *reversed(box_keys), instances.point])
     ordered = instances.take(order)
     keys = np.stack([ordered.point, *[key[order] for key in box_keys]], axis=1)
     changes = np.any(keys[1:] != keys[:-1], axis=1) if len(keys) else np.zeros(0, dtype=bool)
