@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,13 +11,11 @@ Span = tuple[int, int]
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether `tensor` is elements at addresses: not meta, sparse, nested or wrapping others."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta":
-        return False
     try:
         tensor.untyped_storage().data_ptr()
     except RuntimeError:
         return False
-    return True
+    return tensor.device.type != "meta"
 
 
 def span(tensor: Tensor) -> Span:

@@ -60,8 +60,9 @@ covered.
 4. Each entry of each field must fit: a number of a name an expression of the indices (the index
    of its own name, if that has the same values), any other of the indices, axes and `rank`. If
    not, split, comparing the entry.
-5. The first entry of extent or sizes that also fits with 0 in the absent rows is taken so, if no
-   extent and stride is negative there; if there is none, split by ranks.
+5. The first entry of extent or sizes that, with 0 in the absent rows, fits an expression of axes
+   and `rank` alone is taken so, if no extent and stride is negative there; if there is none,
+   split by ranks.
 
 **Split** (`splits.py`). Values of an index are of one class if their rows, ordered by the other
 indices and rank, are equal in what is compared: the entry; for ranks, the other indices and
@@ -97,11 +98,10 @@ constant; a positive constant leads if no term is positive. Terms with factor ar
 **Tables** (`terms.py`). A table over an axis has an entry per coordinate, one over an index ends
 with its largest value, none has more than 65536. Its name is `LABEL_by_INPUT`, or `local_LABEL`
 where both are one, cut to 60 characters; the label is the axis, the index that the number would
-get from its own name, or the field (`shape`, `start`, ...; F of stage 6 adds `_step`). If no
-value is positive, the table holds the opposites and is subtracted. In the order of families
-(below), at before fields, each table joins the first one of the same name whose entries it does
-not contradict. Entries that are still unknown repeat the one before, leading ones the first
-known.
+get from its own name, or the field (`shape`, `start`, ...; F of stage 6 adds `_step`). In the
+order of families (below), `at` before fields, each table joins the first one of the same name whose
+entries it does not contradict. Entries that are still unknown repeat the one before, leading ones
+the first known.
 
 **Families** are in order of: tensors, the texts, then the first name; buffers, the texts of the
 name, then the first record; pieces and fills in a family, the offset of the first record, then
@@ -229,8 +229,8 @@ def _fold_group(
     found = cover(domain, rows)
     if isinstance(found, Split):
         return _parts(domain, group, rows, found)
-    varying = {name: group.indices[name] for name in found.indices}
-    inside = Domain(domain.axes, domain.world_size, varying, domain.ranks[rows.places])
+    ranks = domain.ranks[rows.places]
+    inside = Domain(domain.axes, domain.world_size, group.indices, ranks)
     contents = fold_contents(inside, group.records, shapes, taken)
     if isinstance(contents, Split):
         return _parts(domain, group, rows, contents)

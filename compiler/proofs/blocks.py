@@ -67,7 +67,7 @@ def whole_at_sender(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic
 
 
 def _grown(evidence: Evidence, reading: Reading) -> tuple[IntArray, IntArray]:
-    """First element, and the one after the last, of the whole blocks of each region: `[n, dims]`."""
+    """First element, and the one after the last, of each region's whole blocks: `[n, dims]`."""
     origin = evidence.receiver.values.origin[reading.receiver_piece]
     block, dims = reading.block, reading.start.shape[1]
     shape = np.array([*reading.edge.shape, *(1,) * (dims - len(reading.edge.shape))])

@@ -4,9 +4,9 @@ Axioms: the declared pieces and fills; that a tied tensor has the value of the o
 
 - The pieces and fills that a manifest declares for a transfer buffer fill its memory exactly once.
 - What the plan writes into a receiver buffer fills its memory exactly once. Writes are the moved
-  regions, the blocks whose scales are written, and the fills; regions that a declared reason excuses
-  count as written. A region's addresses come from the declared piece. Scales travel with the moves,
-  or, where the receiver quantizes, are written once for every block of its piece.
+  regions, the blocks whose scales are written, and the fills; regions that a declared reason
+  excuses count as written. A region's addresses come from the declared piece. Scales travel with
+  the moves, or, where the receiver quantizes, are written once for every block of its piece.
 - A moved region lies within the declared piece that is read and within the one that is written.
 - The sender's tensor is the receiver's own, or tied to it.
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tranship.compiler.proofs.declared import Declared, Pieces
+from tranship.compiler.proofs.declared import Declared, Pieces, distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.locate import element_text, holding, meaning
 from tranship.compiler.proofs.reading import Reading
@@ -43,7 +43,7 @@ def prove_coverage(evidence: Evidence) -> Iterator[Diagnostic]:
 def _declared_once(known: Declared) -> Iterator[Diagnostic]:
     """TS614 and TS615: pieces and fills of a buffer that overlap, or leave elements out."""
     place = at(f"/{known.side}")
-    for number in known.transferred.tolist():
+    for number in distinct(known.transferred):
         buffer = known.buffers[number]
         if _overlaps_itself(buffer):
             message = f"elements of '{buffer.name}' on {known.side} rank {buffer.rank} overlap"
@@ -104,7 +104,9 @@ def _written_once(evidence: Evidence) -> Iterator[Diagnostic]:
     yield from (_irregular(known, number, at("/edges")) for number in irregular)
     groups: dict[tuple[bool, tuple[str, ...]], list[tuple[int, int, int]]] = {}
     for number, address, excess in found:
-        writers = tuple(write.at.pointer for write in written if np.any(write.memory.owner == number))
+        writers = tuple(
+            write.at.pointer for write in written if np.any(write.memory.owner == number)
+        )
         groups.setdefault((excess < 0, writers), []).append((number, address, excess))
     for members in groups.values():
         yield _miswritten(known, written, members)
@@ -165,9 +167,10 @@ def _same_tensor(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
     sent = reading.sender.tensor[reading.sender_row]
     wanted = reading.receiver.tensor[reading.receiver_row]
     held = set(evidence.sender.values.tensor.tolist())
-    for source, target in set(zip(sent.tolist(), wanted.tolist(), strict=True)):
-        name = evidence.sender.tensors[source].name
-        want = evidence.receiver.tensors[target].name
+    tensors = len(evidence.receiver.tensors)
+    for pair in distinct(sent * tensors + wanted):
+        name = evidence.sender.tensors[pair // tensors].name
+        want = evidence.receiver.tensors[pair % tensors].name
         if not _same_value(evidence, held, name, want):
             message = f"edge {reading.number} writes '{want}' from '{name}', another tensor"
             yield refuse("TS613", message, at_edge(reading.number, "/source"), want, name)
@@ -177,7 +180,7 @@ def _same_tensor(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
 def _same_value(evidence: Evidence, held: set[int], source: str, wanted: str) -> bool:
     """Whether the sender's `source` has the value of the receiver's `wanted`.
 
-    By the sender's ties, if it holds `wanted` itself or what that is tied to; else by the receiver's.
+    By the sender's ties if it holds `wanted` itself, else by the receiver's.
     """
     sender, receiver = evidence.sender, evidence.receiver
     if source == wanted or sender.class_of(source) == sender.class_of(wanted):

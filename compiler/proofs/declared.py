@@ -74,12 +74,12 @@ class Declared:
     @property
     def transferred(self) -> IntArray:
         """Numbers of the buffers that take part."""
-        kinds = [buffer.role.kind == "transfer" for buffer in self.buffers]
-        return np.flatnonzero(np.array(kinds, dtype=np.bool_))
+        kinds = enumerate(buffer.role.kind for buffer in self.buffers)
+        return column(number for number, kind in kinds if kind == "transfer")
 
     def memory(self, numbers: IntArray) -> Regions:
         """The memory of whole buffers, to be filled."""
-        chosen = [self.buffers[number] for number in numbers.tolist()]
+        chosen = [self.buffers[int(number)] for number in numbers]
         dims = max((len(buffer.shape) for buffer in chosen), default=0)
         return regions(
             numbers,
@@ -158,6 +158,12 @@ def _fills(buffers: tuple[BufferRecord, ...]) -> Fills:
 def column(values: Iterable[int]) -> IntArray:
     """Integers as int64 `[n]`."""
     return np.fromiter(values, dtype=np.int64)
+
+
+def distinct(values: IntArray) -> list[int]:
+    """The different values, ascending."""
+    found: IntArray = np.unique(values)
+    return [int(value) for value in found]
 
 
 def table(rows: list[Ints], columns: int, padding: int) -> IntArray:

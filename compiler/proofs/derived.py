@@ -1,7 +1,7 @@
 """Proof 3: every derived buffer is recomputed once, after all that its recipe reads is written.
 
-Axioms: the declared roles; that a receiver unpacks the rounds in their order, and runs each step once
-its round `after` is unpacked, steps of one round in the order of the list.
+Axioms: the declared roles; that a receiver unpacks the rounds in their order, and runs each step
+once its round `after` is unpacked, steps of one round in the order of the list.
 
 - The steps of the plan, on every rank, are exactly the declared derived buffers, each with its own
   recipe and inputs.
@@ -12,6 +12,7 @@ its round `after` is unpacked, steps of one round in the order of the list.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import networkx as nx
 
@@ -79,7 +80,8 @@ def _circles(known: Declared) -> Iterator[Diagnostic]:
                 for _, held in _inputs(known, buffer)
             )
     if not nx.is_directed_acyclic_graph(graph):
-        circle = [str(edge[0][1]) for edge in nx.find_cycle(graph)]
+        found = cast("list[tuple[Place, Place]]", nx.find_cycle(graph))
+        circle = [place[1] for place, _ in found]
         text = " -> ".join([*circle, circle[0]])
         yield refuse("TS623", f"derived buffers need one another: {text}", at("/receiver"))
 
@@ -142,7 +144,7 @@ def _call(recipe: str, *inputs: str) -> str:
 
 
 def _in_time(evidence: Evidence, order: dict[Place, list[_Step]]) -> Iterator[Diagnostic]:
-    """TS622 and TS623: steps that run before an input is written, one for every step of the plan."""
+    """TS622 and TS623: steps that run before an input is written, one for each of the plan."""
     known, last = evidence.receiver, last_rounds(evidence)
     told: set[tuple[int, str]] = set()
     for (rank, name), steps in order.items():

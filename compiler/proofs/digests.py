@@ -8,7 +8,8 @@ Axioms: the manifests' records, the placement, and the digests that the caller c
 - Every half, fill and step of the plan can be evaluated. What it evaluates to on any rank is one
   row of integers, and that row is found among the rows of the declaration (`halves.py`).
 
-The proofs after this one read the plan through what is established here. If it fails they are not run.
+The proofs after this one read the plan through what is established here. If it fails, they are
+not run.
 """
 
 from collections import Counter

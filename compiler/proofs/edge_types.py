@@ -3,8 +3,8 @@
 Axioms: the declared encodings and layouts, the policy, the options.
 
 - The op fits the dtypes and encodings: a copy joins equal ones, a cast plain floating point ones,
-  and so on (`_ENCODINGS`). Dequantizing, requantizing and casts that may round are allowed by a line
-  of the policy that names the receiver's family and both dtypes.
+  and so on (`_ENCODINGS`). Dequantizing, requantizing and casts that may round are allowed by a
+  line of the policy that names the receiver's family and both dtypes.
 - A formula is there exactly where something is quantized: powers of two where the receiver takes no
   other scales, else the one that the options ask for.
 - A transform runs where it can: casts that may round and dequantization at the sender, casts that
@@ -12,7 +12,7 @@ Axioms: the declared encodings and layouts, the policy, the options.
 - Scales are copied only between equal grids of equal blocks, with equal scale dtype and layout, and
   if the receiver accepts whatever values the sender's scales may have.
 - Layouts are equal, and row-major unless a piece is copied whole between equal strides.
-- Boxes have no steps where a side is scaled. What is written into a scaled piece is made in one way.
+- Boxes have no steps where a side is scaled. A scaled piece is written in one way only.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tranship.compiler.proofs.blocks import whole_at_receiver, whole_at_sender
+from tranship.compiler.proofs.declared import distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.families import families, matches, spellings
 from tranship.compiler.proofs.layouts import check_layouts
@@ -112,7 +113,7 @@ def _policy(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
     if edge.op is Op.CAST and _is_lossless(edge):
         return
     known = evidence.receiver.tensors
-    names = {known[number].name for number in np.unique(reading.receiver.tensor).tolist()}
+    names = {known[number].name for number in distinct(reading.receiver.tensor)}
     dtypes = (edge.sender.dtype, edge.receiver.dtype)
     patterns = [
         line.tensors
@@ -185,7 +186,7 @@ def _one_way(evidence: Evidence) -> Iterator[Diagnostic]:
         edge = reading.edge
         if edge.receiver.block is None or edge.op is Op.AMAX:
             continue
-        for piece in np.unique(reading.receiver_piece).tolist():
+        for piece in distinct(reading.receiver_piece):
             first = ways.setdefault(piece, reading)
             if _way(first.edge) != _way(edge):
                 number = int(evidence.receiver.values.buffer[piece])

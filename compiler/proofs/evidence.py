@@ -1,4 +1,4 @@
-"""What every proof is given: the inputs, their declarations as arrays, and the plan as it was read."""
+"""What every proof is given: the inputs, their declarations as arrays, and the plan as read."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from tranship.schema.transfer import Options
 
 @dataclass(frozen=True, slots=True)
 class InputDigests:
-    """`sha256:...` of every input, as `codec.load` gives them; None for an input that is not there."""
+    """`sha256:...` of every input, as `codec.load` gives them; None for one that is not there."""
 
     sender: str
     receiver: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tranship.compiler.proofs.declared import Declared
+from tranship.compiler.proofs.declared import Declared, distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.reading import End, FillReading, Reading, positions
 from tranship.compiler.proofs.report import and_more, at, at_edge, refuse
@@ -76,7 +76,7 @@ def _tensors(claim: _Claim) -> Iterator[Diagnostic]:
         message = f"the {claim.side} declares no '{claim.tensor}' for some index of the edge"
         yield refuse("TS608", message, claim.edge)
         return
-    for number in np.unique(claim.end.tensor).tolist():
+    for number in distinct(claim.end.tensor):
         tensor = claim.known.tensors[number]
         if tensor.shape != claim.shape:
             message = f"the edge gives '{tensor.name}' another shape than the {claim.side}"
@@ -136,7 +136,7 @@ def _plain(value: object) -> str:
 
 
 def _encodings(claim: _Claim) -> Iterator[Diagnostic]:
-    for number in np.unique(claim.end.buffer).tolist():
+    for number in distinct(claim.end.buffer):
         buffer = claim.known.buffers[number]
         for field, expected, found in _encoding(claim, buffer):
             message = f"the {field} of '{buffer.name}' is not what the {claim.side} declares"
@@ -168,7 +168,7 @@ def check_fills(evidence: Evidence) -> Iterator[Diagnostic]:
         if len(wrong):
             yield _undeclared_fill(reading, wrong)
             continue
-        for number in np.unique(reading.memory.owner).tolist():
+        for number in distinct(reading.memory.owner):
             buffer = known.buffers[number]
             if buffer.dtype != reading.edge.dtype:
                 message = f"the dtype of '{buffer.name}' is not what the receiver declares"

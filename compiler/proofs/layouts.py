@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tranship.compiler.proofs.declared import Declared
+from tranship.compiler.proofs.declared import Declared, distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.reading import Reading
 from tranship.compiler.proofs.report import and_more, refuse
@@ -42,7 +42,7 @@ def check_layouts(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
 
 
 def _moved(evidence: Evidence, reading: Reading) -> Iterator[tuple[str, Names, Names, Mask]]:
-    """For values and for scales: both layouts of every move, and whether its bytes stay in place."""
+    """For values and for scales: both layouts of every move, and whether bytes stay in place."""
     edge, sender, receiver = reading.edge, evidence.sender, evidence.receiver
     sent = _layouts(sender, reading.sender.buffer[reading.sender_row])
     wanted = _layouts(receiver, reading.receiver.buffer[reading.receiver_row])
@@ -65,9 +65,8 @@ def _moved(evidence: Evidence, reading: Reading) -> Iterator[tuple[str, Names, N
 
 
 def _layouts(known: Declared, numbers: IntArray) -> Names:
-    unique, place = np.unique(numbers, return_inverse=True)
-    names = [known.buffers[number].layout for number in unique.tolist()]
-    return np.array(names, dtype=np.str_)[place.reshape(-1)]
+    names = {number: known.buffers[number].layout for number in distinct(numbers)}
+    return np.array([names[int(number)] for number in numbers], dtype=np.str_)
 
 
 def _whole(evidence: Evidence, reading: Reading) -> Mask:
@@ -90,5 +89,6 @@ def _equal_strides(evidence: Evidence, reading: Reading) -> Mask:
 
 def _equal_scale_strides(reading: Reading) -> Mask:
     sent, wanted = reading.moves.sender.scale, reading.moves.receiver.scale
-    assert sent is not None and wanted is not None, "asked of copies with scales"
+    assert sent is not None, "asked of copies with scales"
+    assert wanted is not None, "asked of copies with scales"
     return (sent.strides == wanted.strides).all(axis=1)

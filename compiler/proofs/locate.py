@@ -1,17 +1,17 @@
-"""Name the element at an address, for messages: where it is in its buffer, and what it stands for."""
+"""Name the element at an address, for messages: where it is, and what it stands for."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from tranship.compiler.proofs.declared import Declared
 from tranship.compiler.proofs.tiling import Regions
-from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Part
 from tranship.schema.records import BufferRecord, Ints
 
 
-def position(address: int, offset: int, sizes: Sequence[int], strides: Sequence[int]) -> Ints | None:
+def position(
+    address: int, offset: int, sizes: Sequence[int], strides: Sequence[int]
+) -> Ints | None:
     """The index, per dim, at which a strided region holds an address; None if it does not.
 
     The region must not overlap itself.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tranship.compiler.proofs.declared import distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.reading import Reading
 from tranship.compiler.proofs.report import and_more, refuse
@@ -35,7 +36,8 @@ def _obstacles(evidence: Evidence, reading: Reading) -> Iterator[tuple[str, obje
     sent, wanted = _blocks(edge)
     if sent != wanted:
         yield "blocks", sent, wanted
-    assert edge.sender.scale and edge.receiver.scale, "both ends of the copy are scaled"
+    assert edge.sender.scale, "both ends of the copy are scaled"
+    assert edge.receiver.scale, "both ends of the copy are scaled"
     if edge.sender.scale.dtype != edge.receiver.scale.dtype:
         yield "scale dtypes", edge.sender.scale.dtype, edge.receiver.scale.dtype
     first = evidence.sender.values.origin[reading.sender_piece]
@@ -51,7 +53,8 @@ def _obstacles(evidence: Evidence, reading: Reading) -> Iterator[tuple[str, obje
 
 
 def _blocks(edge: Edge) -> tuple[list[int], list[int]]:
-    assert edge.sender.block and edge.receiver.block, "both ends of the copy are scaled"
+    assert edge.sender.block, "both ends of the copy are scaled"
+    assert edge.receiver.block, "both ends of the copy are scaled"
     sent = resolve_block(edge.sender.block, edge.shape)
     return list(sent), list(resolve_block(edge.receiver.block, edge.shape))
 
@@ -59,7 +62,7 @@ def _blocks(edge: Edge) -> tuple[list[int], list[int]]:
 def _scale_values(evidence: Evidence, reading: Reading) -> tuple[set[str], set[str]]:
     """Which scale values the buffers of the two sides may hold."""
     found = [
-        {known.buffers[number].encoding.scale_values for number in np.unique(numbers).tolist()}
+        {known.buffers[number].encoding.scale_values for number in distinct(numbers)}
         for known, numbers in (
             (evidence.sender, reading.sender.buffer[reading.sender_row]),
             (evidence.receiver, reading.receiver.buffer[reading.receiver_row]),

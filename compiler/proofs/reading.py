@@ -332,8 +332,9 @@ def pairs(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _keys(rows: IntArray) -> list[bytes]:
-    whole = np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))
-    return np.ascontiguousarray(rows).view(whole).reshape(-1).tolist()
+    size = rows.dtype.itemsize * rows.shape[1]
+    whole = np.ascontiguousarray(rows).tobytes()
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 def _rows(moved: Instances, instances: Instances) -> IntArray:

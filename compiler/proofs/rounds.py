@@ -10,11 +10,12 @@ sends is the one that the other expects (`schema/wire.py`); the rounds run in th
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import networkx as nx
-import numpy as np
 
 from tranship.compiler.proofs.blocks import lonely_bounds, split_blocks
+from tranship.compiler.proofs.declared import distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.report import at, refuse
 from tranship.schema.diagnostics import Diagnostic
@@ -35,7 +36,7 @@ def _in_range(evidence: Evidence) -> Iterator[Diagnostic]:
     named = [
         (f"/edges/{reading.number}/round", number)
         for reading in evidence.readings.edges
-        for number in np.unique(reading.moves.round).tolist()
+        for number in distinct(reading.moves.round)
     ]
     named += [(f"/fills/{number}/round", fill.round) for number, fill in enumerate(plan.fills)]
     named += [(f"/derived/{number}/after", step.after) for number, step in enumerate(plan.derived)]
@@ -59,6 +60,7 @@ def _waits(plan: TransferPlan) -> Iterator[Diagnostic]:
     for number, round_ in enumerate(plan.rounds):
         graph.add_edges_from((after, number) for after in round_.after)
     if not nx.is_directed_acyclic_graph(graph):
-        circle = [int(edge[0]) for edge in nx.find_cycle(graph)]
+        found = cast("list[tuple[int, int]]", nx.find_cycle(graph))
+        circle = [number for number, _ in found]
         text = " before ".join(f"round {number}" for number in [*circle, circle[0]])
         yield refuse("TS652", f"rounds wait for one another: {text}", at("/rounds"))

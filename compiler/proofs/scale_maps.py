@@ -1,15 +1,16 @@
 """Part of proof 1: the scales of every half lie where the manifest's scale pieces say.
 
-A half's scale map claims a box of blocks, and an address for each. Every declared scale piece of the
-same buffer and tensor is cut with that box, in block numbers of the half's own grid. Two affine maps
-agree on a box if they agree at its first corner and in every stride. The blocks on which a piece
-agrees are counted; they must be all that the map claims, and the map must claim every block that the
-half's values touch.
+A half's scale map claims a box of blocks, and an address for each. Every declared scale piece of
+the same buffer and tensor is cut with that box, in block numbers of the half's own grid. Two affine
+maps agree on a box if they agree at its first corner and in every stride. The blocks on which a
+piece agrees are counted; they must be all that the map claims, and the map must claim every block
+that the half's values touch.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tranship.compiler.proofs.declared import Declared
 from tranship.compiler.proofs.reading import End, padded, pairs
@@ -20,6 +21,8 @@ from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
 from tranship.schema.plan import Half
 from tranship.schema.records import Ints
+
+Mask = NDArray[np.bool_]
 
 
 def check_scales(
@@ -55,9 +58,8 @@ def _wrong_buffers(
 ) -> Iterator[Diagnostic]:
     """What is wrong with the scale buffers that the half names."""
     assert half.scale is not None
-    rows = zip(end.buffer.tolist(), end.scale_buffer.tolist(), end.scale_names, strict=True)
-    for number, scale, name in rows:
-        buffer = known.buffers[number]
+    for row, name in enumerate(end.scale_names):
+        buffer, scale = known.buffers[int(end.buffer[row])], int(end.scale_buffer[row])
         where = f"{side} rank {buffer.rank}"
         if name != buffer.encoding.scale:
             message = f"the scales of '{buffer.name}' on {where} are elsewhere"
@@ -69,7 +71,7 @@ def _wrong_buffers(
             yield refuse("TS604", message, place, known.buffers[scale].dtype, half.scale.dtype)
 
 
-def _mapped(end: End, known: Declared, own_block: Ints) -> tuple[IntArray, IntArray]:
+def _mapped(end: End, known: Declared, own_block: Ints) -> tuple[Mask, Mask]:
     """For every instance: are its claimed blocks declared, and are they all of its blocks."""
     values, scale = known.values, end.instances.scale
     assert scale is not None
@@ -81,8 +83,9 @@ def _mapped(end: End, known: Declared, own_block: Ints) -> tuple[IntArray, IntAr
     touched = (values.start[piece] - origin) // block >= start
     touched &= (last - origin) // block < start + extent
     agreed = _agreeing(end, known, start, extent, origin, block)
-    claimed = np.prod(extent, axis=1) * (extent > 0).all(axis=1)
-    return (agreed == claimed) & (claimed > 0), touched.all(axis=1)
+    claimed = np.prod(np.maximum(extent, 0), axis=1, dtype=np.int64)
+    declared = np.where(claimed > 0, agreed == claimed, np.False_)
+    return declared, np.logical_and.reduce(touched, axis=1)
 
 
 def _agreeing(

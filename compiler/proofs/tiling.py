@@ -7,9 +7,9 @@ product, one factor per dim:
     x ** offset * (1 + x ** stride + ... + x ** (stride * (size - 1)))
 
 and `1 - x ** stride` times such a factor is `1 - x ** (stride * size)`. So all polynomials of one
-owner (a buffer, say) are multiplied by `1 - x ** stride` for every stride that occurs there. What is
-left of a region is its corners, at most two per factor, and the sums are compared term by term.
-Nothing is lost: such a product is zero only where the sum was, and its lowest term is the sum's.
+owner (a buffer, say) are multiplied by `1 - x ** stride` for every stride that occurs there. What
+is left of a region is its corners, two for each stride, and the sums are compared term by term.
+Nothing is lost: such a product is zero only if the sum was, and its lowest term is the sum's.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def regions(
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Owners whose weighted regions do not cancel: the lowest such address of each, and the sum there.
+    """Owners whose weighted regions do not cancel: the lowest such address of each, and the sum.
 
     `unknown` are owners with more than `MAX_FACTORS` strides, which are not compared.
     """
@@ -122,32 +122,40 @@ def _factors(every: Regions) -> tuple[IntArray, IntArray, IntArray]:
     """The strides of every region's owner, and the region's size along each.
 
     Returns:
-        Strides `[n, factors]`, 0 where the owner has fewer; sizes `[n, factors]`, 1 where the region
-        has no such dim; and the owners with too many factors, whose rows mean nothing.
+        Strides `[n, factors]`, 0 where the owner has fewer; sizes `[n, factors]`, 1 where the
+        region has no such dim; and the owners with too many factors, whose rows mean nothing.
     """
+    owners, owner = np.unique(every.owner, return_inverse=True)
     row, dim = np.nonzero(every.strides)
     stride = every.strides[row, dim]
+    factor_owner, factor_stride, factor = _distinct(owner[row], stride, _repeats(every)[row, dim])
+    place: IntArray = np.arange(len(factor_owner)) - np.searchsorted(factor_owner, factor_owner)
+    few = place < MAX_FACTORS
+    strides = np.zeros((len(owners), int(place[few].max(initial=-1)) + 1), dtype=np.int64)
+    strides[factor_owner[few], place[few]] = factor_stride[few]
+    sizes = np.ones((len(owner), strides.shape[1]), dtype=np.int64)
+    inside = few[factor]
+    sizes[row[inside], place[factor][inside]] = every.sizes[row[inside], dim[inside]]
+    return strides[owner], sizes, owners[np.unique(factor_owner[~few])]
+
+
+def _repeats(every: Regions) -> IntArray:
+    """How often a dim's stride came before in the same region, `[n, d]`."""
     again = np.zeros_like(every.strides)
-    for column in range(1, again.shape[1]):
-        same = every.strides[:, column] == every.strides[:, column - 1]
-        again[:, column] = np.where(same, again[:, column - 1] + 1, 0)
-    owners, owner = np.unique(every.owner, return_inverse=True)
+    for dim in range(1, again.shape[1]):
+        same = every.strides[:, dim] == every.strides[:, dim - 1]
+        again[:, dim] = np.where(same, again[:, dim - 1] + 1, 0)
+    return again
+
+
+def _distinct(
+    owner: IntArray, stride: IntArray, again: IntArray
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Owner and stride of every factor, by owner; and for every input row the factor that it is."""
     values, kind = np.unique(stride, return_inverse=True)
-    dims = max(again.shape[1], 1)
-    kinds = max(len(values), 1)
-    keys, place = np.unique(
-        (owner[row] * kinds + kind) * dims + again[row, dim], return_inverse=True
-    )
-    key_owner = keys // dims // kinds
-    column = np.arange(len(keys)) - np.searchsorted(key_owner, key_owner)
-    unknown = owners[np.unique(key_owner[column >= MAX_FACTORS])]
-    fits = np.flatnonzero(column < MAX_FACTORS)
-    of_owner = np.zeros((len(owners), int(column[fits].max(initial=-1)) + 1), dtype=np.int64)
-    of_owner[key_owner[fits], column[fits]] = values[keys[fits] // dims % kinds]
-    sizes = np.ones((len(every.owner), of_owner.shape[1]), dtype=np.int64)
-    inside = np.flatnonzero(column[place] < MAX_FACTORS)
-    sizes[row[inside], column[place][inside]] = every.sizes[row[inside], dim[inside]]
-    return of_owner[owner], sizes, unknown
+    kinds, times = max(len(values), 1), int(again.max(initial=0)) + 1
+    keys, factor = np.unique((owner * kinds + kind) * times + again, return_inverse=True)
+    return keys // times // kinds, values[keys // times % kinds], factor
 
 
 def _corners(

@@ -12,8 +12,7 @@ Axioms: the tensors that the sender's transfer buffers hold, and the policy.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
+from tranship.compiler.proofs.declared import distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.families import Texts, families, matches, spellings
 from tranship.compiler.proofs.report import at, refuse, some
@@ -57,10 +56,10 @@ def _left(evidence: Evidence) -> dict[Texts, _Left]:
     used = {
         number
         for reading in evidence.readings.edges
-        for number in np.unique(reading.sender.tensor[reading.sender_row]).tolist()
+        for number in distinct(reading.sender.tensor[reading.sender_row])
     }
     classes = {sender.class_of(sender.tensors[number].name) for number in used}
-    idle = {sender.tensors[number].name for number in set(sender.values.tensor.tolist()) - used}
+    idle = {sender.tensors[n].name for n in distinct(sender.values.tensor) if n not in used}
     left: dict[Texts, _Left] = {}
     for name, texts in families(manifest, idle).items():
         before = left.get(texts) or _Left(spellings(manifest, texts), ())

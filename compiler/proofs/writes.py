@@ -1,4 +1,4 @@
-"""Everything that a plan writes into receiver buffers, as regions of memory owned by buffer numbers."""
+"""Everything that a plan writes into receiver buffers, as regions owned by buffer numbers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,9 +42,7 @@ def quantizes_at_receiver(reading: Reading) -> bool:
     """Whether the receiver computes the scales of an edge."""
     edge = reading.edge
     return (
-        edge.op in QUANTIZING
-        and edge.place is Place.RECEIVER
-        and edge.receiver.scale is not None
+        edge.op in QUANTIZING and edge.place is Place.RECEIVER and edge.receiver.scale is not None
     )
 
 

@@ -59,7 +59,7 @@ def cover(domain: Domain, rows: Rows) -> Cover | Split:
 def _fit_fields(members: Members) -> dict[str, Entries] | IntArray:
     """Fit all entries of all fields; return the first column that does not fit instead."""
     by_index = make_frame(members.indices, {}, {})
-    by_place = _frame(members.domain, members.own, members.rows.places)
+    by_place = _frame(members.domain, members.indices, members.rows.places)
     fields: dict[str, Entries] = {}
     for field in members.rows.fields:
         entries: list[Expression] = []
@@ -85,10 +85,9 @@ def _fit_number(
     return fit(label, column, by_index)
 
 
-def _frame(domain: Domain, own: Mapping[str, IntArray], places: IntArray) -> Frame:
-    given = {name: values[places] for name, values in domain.indices.items()}
+def _frame(domain: Domain, indices: Mapping[str, IntArray], places: IntArray) -> Frame:
     axes = {name: v for name, v in domain.axis_values(places).items() if is_variable(name)}
-    return make_frame({**own, **given}, axes, domain.sizes)
+    return make_frame(indices, axes, domain.sizes)
 
 
 # Where the members are: `at` names axes on which each has one coordinate.
@@ -167,11 +166,14 @@ def _absent(members: Members, at: Mapping[str, Expression]) -> tuple[IntArray, I
 def _vanish(
     members: Members, fields: Mapping[str, Entries], absent: tuple[IntArray, IntArray]
 ) -> dict[str, Entries] | None:
-    """Fit one entry of the vanishing field again, as 0 in the `absent` rows; None if none fits."""
+    """Fit one entry of the vanishing field to the ranks, as 0 in the `absent` rows.
+
+    Returns:
+        All fields, or None where no entry fits.
+    """
     member, place = absent
     own = {name: values[members.first][member] for name, values in members.own.items()}
-    everywhere = {name: np.concatenate([members.own[name], own[name]]) for name in own}
-    frame = _frame(members.domain, everywhere, np.concatenate([members.rows.places, place]))
+    frame = _frame(members.domain, {}, np.concatenate([members.rows.places, place]))
     zeros = np.zeros(len(member), dtype=np.int64)
     vanishing = next(f for f in members.rows.fields if f.name == members.rows.vanishing)
     for entry, label in enumerate(vanishing.labels):

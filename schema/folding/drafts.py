@@ -27,6 +27,7 @@ from tranship.schema.manifest import (
     Transfer,
 )
 from tranship.schema.records import BufferRecord, Ints
+from tranship.schema.template import Template, template_text
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,15 @@ class Writer:
     table_names: Mapping[str, str]
 
     def tensor(self, draft: TensorDraft) -> TensorFamily:
-        """Write one family of tensors."""
-        name, tie = self._names(draft.texts, draft.cover)
+        """Write one family of tensors.
+
+        A number in the name of a tie stays in braces if it is constant: two templates name the
+        same tensors only if their texts are equal.
+        """
+        name, tie = (
+            template_text(Template(texts, numbers))
+            for texts, numbers in self._numbers(draft.texts, draft.cover)
+        )
         indices = _sets(draft.cover)
         return TensorFamily(name=name, indices=indices, shape=draft.shape, tied_to=tie or None)
 
@@ -117,8 +125,15 @@ class Writer:
         )
 
     def _names(self, texts: tuple[Texts, ...], found: Cover) -> list[str]:
+        return [join_name(one, numbers) for one, numbers in self._numbers(texts, found)]
+
+    def _numbers(
+        self, texts: tuple[Texts, ...], found: Cover
+    ) -> Iterator[tuple[Texts, tuple[Expression, ...]]]:
+        """Yield the texts of each name with the numbers between them."""
         numbers = iter([self._named(number) for number in found.fields[NUMBERS]])
-        return [join_name(one, [next(numbers) for _ in one[1:]]) for one in texts]
+        for one in texts:
+            yield one, tuple(next(numbers) for _ in one[1:])
 
     def _at(self, found: Cover) -> dict[str, IntExpression]:
         return {axis: to_text(self._named(one)) for axis, one in found.at.items()}

@@ -134,14 +134,13 @@ def _clamp(
 
 
 def table_form(x: IntArray, y: IntArray, source: Input, label: str) -> Sum | None:
-    """Make a table of `y`, or one of `-y` to subtract where no `y` is positive.
+    """Make a table of `y`.
 
     It is called `LABEL_by_INPUT`, or `local_LABEL` where it turns an index into a local one.
     """
     if source.size > MAX_TABLE:
         return None
-    sign = -1 if int(y.max()) <= 0 else 1
-    entries = tuple(zip(x.tolist(), (sign * y).tolist(), strict=True))
+    entries = tuple(zip(x.tolist(), y.tolist(), strict=True))
     name = f"local_{label}" if label == source.name else f"{label}_by_{source.name}"
     draft = TableDraft(name[:60], source.size, entries)
-    return Sum(0, (Term(source.order, sign, lookup_draft(draft, source.name)),))
+    return Sum(0, (Term(source.order, 1, lookup_draft(draft, source.name)),))

@@ -1,7 +1,8 @@
 """Fold the pieces and fills of a group of buffers into families."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -72,14 +73,18 @@ def fold_contents(
         taken: Names that no index may have.
     """
     pieces: list[PieceDraft] = []
-    for likeness, (places, records) in _alike_pieces(buffers, shapes).items():
+    piece_kinds = _alike(
+        buffers, lambda buffer: buffer.pieces, lambda one: piece_likeness(one, shapes)
+    )
+    for likeness, (places, records) in piece_kinds.items():
         rows = _piece_rows(domain, buffers, places, records, taken)
         found = fold_rows(domain, rows)
         if isinstance(found, Split):
             return found
         pieces += [PieceDraft(likeness, one, records[first]) for one, first in found]
     fills: list[FillDraft] = []
-    for likeness, (places, records) in _alike_fills(buffers).items():
+    fill_kinds = _alike(buffers, lambda buffer: buffer.fills, fill_likeness)
+    for likeness, (places, records) in fill_kinds.items():
         found = fold_rows(domain, _fill_rows(domain, places, records, taken))
         if isinstance(found, Split):
             return found
@@ -112,27 +117,22 @@ def fold_rows(domain: Domain, rows: Rows) -> list[tuple[Cover, int]] | Split:
     return found
 
 
-def _alike_pieces(
-    buffers: Sequence[BufferRecord], shapes: Mapping[str, Ints]
-) -> dict[PieceLikeness, tuple[list[int], list[PieceRecord]]]:
-    groups: dict[PieceLikeness, tuple[list[int], list[PieceRecord]]] = {}
-    for place, buffer in enumerate(buffers):
-        for piece in buffer.pieces:
-            places, records = groups.setdefault(piece_likeness(piece, shapes), ([], []))
-            places.append(place)
-            records.append(piece)
-    return groups
+Likeness = TypeVar("Likeness", PieceLikeness, FillLikeness)
+Record = TypeVar("Record", PieceRecord, FillRecord)
 
 
-def _alike_fills(
+def _alike(
     buffers: Sequence[BufferRecord],
-) -> dict[FillLikeness, tuple[list[int], list[FillRecord]]]:
-    groups: dict[FillLikeness, tuple[list[int], list[FillRecord]]] = {}
+    parts: Callable[[BufferRecord], tuple[Record, ...]],
+    likeness: Callable[[Record], Likeness],
+) -> dict[Likeness, tuple[list[int], list[Record]]]:
+    """Gather the parts of all buffers by likeness, each with the position of its buffer."""
+    groups: dict[Likeness, tuple[list[int], list[Record]]] = {}
     for place, buffer in enumerate(buffers):
-        for fill in buffer.fills:
-            places, records = groups.setdefault(fill_likeness(fill), ([], []))
+        for record in parts(buffer):
+            places, records = groups.setdefault(likeness(record), ([], []))
             places.append(place)
-            records.append(fill)
+            records.append(record)
     return groups
 
 

@@ -73,7 +73,7 @@ def _members(subject: Subject, inputs: Inputs) -> dict[Member, list[Member]]:
                 continue
             keys = [places.environment[axis] for axis in table.axes]
             keys += numbers_of(name, places, subject.world)
-            rows = table.find(keys, places.rows)
+            rows = table.keys.find(keys, places.rows)
             for place in np.flatnonzero(rows >= 0):
                 other = int(table.owner[rows[place]]), int(table.place[rows[place]])
                 if other[0] in inputs:

@@ -13,7 +13,7 @@ from tranship.schema.canonical import Path, join_pointer
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import BufferFamily, Side, Transfer
 from tranship.schema.rules.findings import Finding
-from tranship.schema.rules.memory import BoolArray, Memory, Regions, memory_of
+from tranship.schema.rules.memory import BoolArray, Memory, Regions, memory_key, memory_of
 from tranship.schema.rules.subject import Subject, example
 from tranship.schema.rules.tiling import Region, Spot, Tiling, tile
 from tranship.schema.rules.world import Places, World, blame
@@ -22,15 +22,20 @@ from tranship.schema.rules.world import Places, World, blame
 def geometry(subject: Subject) -> Iterator[Finding]:
     """Check the memory of every buffer, and what lies in it."""
     is_receiver = subject.manifest.side is Side.RECEIVER
+    sound = set[object]()
     for number, buffer in enumerate(subject.manifest.buffers):
-        path = ("buffers", number)
+        path, key = ("buffers", number), memory_key(buffer)
+        if key in sound:
+            continue
         with blame(path):
             memory = memory_of(path, buffer, subject.world)
         examined = Examined(path, buffer, memory, subject.world)
         wrong = [*_possible(examined), *_inside(examined)]
-        yield from wrong
         if not wrong and isinstance(buffer.role, Transfer):
-            yield from list(_described(examined)) or _tiled(examined, is_receiver)
+            wrong = [*_described(examined)] or [*_tiled(examined, is_receiver)]
+        yield from wrong
+        if not wrong:
+            sound.add(key)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from tranship.schema.rules.piece_rows import box_names, piece_rows
 from tranship.schema.rules.subject import PieceSite, Subject, Texts, example
 from tranship.schema.rules.union import SteppedBox, box_of, find_gap
 from tranship.schema.rules.world import (
+    Keys,
     Places,
     find_places,
-    find_rows,
     names_in_template,
     number_rows,
     speaks_for_all,
@@ -98,12 +98,15 @@ def _groups(subject: Subject) -> Iterator[Group]:
         if tensor.tied_to is None:
             tensors[split_name(tensor.name).texts][number] = tensor
     holdings = defaultdict[Texts, list[Holding]](list)
-    for site in subject.pieces:
-        if site.piece.part is Part.VALUE:
-            for texts, holding in _holdings(subject, site):
-                holdings[texts].append(holding)
+    for site in _value_pieces(subject):
+        for texts, holding in _holdings(subject, site):
+            holdings[texts].append(holding)
     for texts, some in tensors.items():
         yield Group(some, tuple(holdings[texts]))
+
+
+def _value_pieces(subject: Subject) -> Iterator[PieceSite]:
+    return (site for site in subject.pieces if site.piece.part is Part.VALUE)
 
 
 def _holdings(subject: Subject, site: PieceSite) -> Iterator[tuple[Texts, Holding]]:
@@ -124,12 +127,12 @@ def _holdings(subject: Subject, site: PieceSite) -> Iterator[tuple[Texts, Holdin
 class Wanted:
     """The tensors of a group, one row for all of which the same is held.
 
-    `keys` are the numbers that tell them apart. Row `i` is of family `family[i]`, and row `row[i]`
-    of its `places`.
+    The parts of `keys` are the numbers that tell them apart. Row `i` is row `row[i]` of the
+    `places` of family `family[i]`, and has `size[i]` elements.
     """
 
     places: Mapping[int, Places]
-    keys: tuple[IntArray, ...]
+    keys: Keys
     family: IntArray
     row: IntArray
     size: IntArray
@@ -146,7 +149,7 @@ def _wanted(subject: Subject, group: Group, kept: Sequence[int]) -> Wanted:
     sizes = [prod(tensor.shape) for tensor in group.tensors.values()]
     return Wanted(
         places,
-        tuple(np.concatenate(column) for column in zip(*keys, strict=True)),
+        Keys(tuple(np.concatenate(part) for part in zip(*keys, strict=True)), sum(counts)),
         np.repeat(np.array(list(group.tensors), dtype=np.int64), counts),
         np.concatenate([np.arange(count, dtype=np.int64) for count in counts]),
         np.repeat(np.array(sizes, dtype=np.int64), counts),
@@ -197,8 +200,7 @@ def _collect(
         named = subject.find_tensor(holding.site.piece.tensor, rows.places)
         table = subject.tensor_tables[split_name(holding.site.piece.tensor).texts]
         rows = rows.take(np.flatnonzero(table.owner[named] == holding.tied))
-    keys = _evaluate(subject, holes, rows.places)
-    tensor = find_rows(wanted.keys, keys, (len(whole), rows.places.rows))
+    tensor = wanted.keys.find(_evaluate(subject, holes, rows.places), rows.places.rows)
     rows, tensor = rows.take(np.flatnonzero(tensor >= 0)), tensor[tensor >= 0]
     is_whole = rows.box.volume == wanted.size[tensor]
     whole[tensor[is_whole]] = True
@@ -233,7 +235,7 @@ def used(subject: Subject) -> Iterator[Finding]:
     marks = {
         texts: np.zeros(table.rows, dtype=bool) for texts, table in subject.tensor_tables.items()
     }
-    for site in subject.pieces:
+    for site in _value_pieces(subject):
         rows = subject.find_tensor(site.piece.tensor, subject.piece_names(site))
         marks[split_name(site.piece.tensor).texts][rows] = True
     _share_marks(subject, marks)

@@ -52,7 +52,7 @@ def find_links(subject: Subject, number: int, reference: str) -> Links:
     places = find_places(subject.world, buffer.indices, [buffer.at], read.union(table.axes))
     keys = [places.environment[axis] for axis in table.axes]
     keys += numbers_of(reference, places, subject.world)
-    return Links(places, table, table.find(keys, places.rows))
+    return Links(places, table, table.keys.find(keys, places.rows))
 
 
 def missing(

@@ -14,11 +14,11 @@ from tranship.schema.manifest import BufferFamily, Fill, IntExpression, Piece
 from tranship.schema.rules.tiling import Region
 from tranship.schema.rules.world import (
     At,
+    Keys,
     Places,
     World,
     columns,
     find_places,
-    find_rows,
     names_in,
     names_in_at,
 )
@@ -140,6 +140,20 @@ def memory_of(path: Path, buffer: BufferFamily, world: World) -> Memory:
     return Memory(places, buffers, tuple(evaluated))
 
 
+def memory_key(buffer: BufferFamily) -> object:
+    """Sum up all on which `memory_of` and the role depend: equal keys mean equal memory."""
+    parts = [_piece((), piece) for piece in buffer.pieces]
+    parts += [_fill((), fill) for fill in buffer.fills]
+    return (
+        (buffer.role.kind, buffer.shape, buffer.strides, *_items(buffer.indices, buffer.at)),
+        *((p.offset, p.sizes, p.strides, *_items(p.indices, p.at)) for p in parts),
+    )
+
+
+def _items(indices: Mapping[str, str], at: At) -> tuple[object, object]:
+    return tuple(indices.items()), tuple(at.items())
+
+
 def _piece(path: Path, piece: Piece) -> _Declared:
     return _Declared(path, piece.indices, piece.at, piece.offset, piece.extent, piece.strides)
 
@@ -160,11 +174,11 @@ def _evaluate(
     indices = {**buffer.indices, **part.indices}
     read = part.read | part.indices.keys() | whole.environment.keys()
     places = find_places(world, indices, [buffer.at, part.at], read)
-    keys = list(whole.environment.values())
-    wanted = [places.environment[name] for name in whole.environment]
-    owner = find_rows(keys, wanted, (whole.rows, places.rows))
+    keys = Keys(tuple(whole.environment.values()), whole.rows)
+    owner = keys.find([places.environment[name] for name in whole.environment], places.rows)
     sizes = columns(part.sizes, places, world)
     own = part.strides
-    strides = buffer_strides[owner] if own is None else columns(own, places, world)
+    last = buffer_strides[owner, buffer_strides.shape[1] - len(part.sizes) :]
+    strides = last if own is None else columns(own, places, world)
     offset = columns((part.offset,), places, world)[:, 0]
     return Part(part.path, places, owner, Regions(offset, sizes, strides))

@@ -8,17 +8,17 @@ names see to it that a hole is a whole number.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
 from tranship.schema.expression import Constant, Expression, IntArray, evaluate
 from tranship.schema.rules.world import (
     At,
+    Keys,
     Places,
     World,
     find_places,
-    find_rows,
     number_rows,
     spread,
 )
@@ -26,8 +26,6 @@ from tranship.schema.template import Template, parse_template
 
 MAX_NUMBER = 10**18 - 1
 """Largest number in a name; longer runs of digits in a text are text."""
-
-_FEW = 16
 
 _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,17})(?![0-9])")
 
@@ -57,12 +55,12 @@ def numbers_of(text: str, places: Places, world: World) -> list[IntArray]:
 class NameTable:
     """All names with the same texts: `rows` of them.
 
-    `keys` are arrays `[rows]`: coordinates on `axes`, then the numbers of the name. Row `i` is
-    row `place[i]` of the `places` of family `owner[i]`.
+    The parts of `keys` are coordinates on `axes`, then the numbers of the name. Row `i` is row
+    `place[i]` of the `places` of family `owner[i]`.
     """
 
     axes: tuple[str, ...]
-    keys: tuple[IntArray, ...]
+    keys: Keys
     owner: IntArray
     place: IntArray
     places: Mapping[int, Places]
@@ -72,25 +70,9 @@ class NameTable:
         """Number of names, counted once for every combination of coordinates on `axes`."""
         return len(self.owner)
 
-    def find(self, keys: Sequence[IntArray], rows: int) -> IntArray:
-        """Find the first row that has each of `rows` wanted keys, or -1, `[rows]`."""
-        if rows <= _FEW and self.rows <= 2**20:
-            wanted = zip(*(key.tolist() for key in keys), strict=True) if keys else [()] * rows
-            return np.array([self._rows.get(key, -1) for key in wanted], dtype=np.int64)
-        return find_rows(self.keys, keys, (self.rows, rows))
-
-    @cached_property
-    def _rows(self) -> dict[tuple[int, ...], int]:
-        """The first row of every key; for a few wanted keys this is faster than sorting."""
-        keys = zip(*(key.tolist() for key in self.keys), strict=True) if self.keys else [()]
-        rows = dict[tuple[int, ...], int]()
-        for row, key in enumerate(keys):
-            rows.setdefault(key, row)
-        return rows
-
     def repeats(self) -> Iterator[tuple[int, int]]:
         """Find rows whose key an earlier row has: (earlier, later), one for each two owners."""
-        number = number_rows(self.keys, self.rows)
+        number = number_rows(self.keys.parts, self.rows)
         first = np.unique(number, return_index=True)[1][number] if self.rows else number
         later = np.flatnonzero(first < np.arange(self.rows))
         owners = np.stack([self.owner[first[later]], self.owner[later]], axis=1)
@@ -125,8 +107,9 @@ def name_table(members: Iterable[Member], axes: Iterable[str], world: World) -> 
         keys.append([found.environment[a] for a in order] + numbers_of(member.name, found, world))
         owners.append(np.full(found.rows, member.number, dtype=np.int64))
         rows.append(np.arange(found.rows, dtype=np.int64))
-    joined = tuple(np.concatenate(column) for column in zip(*keys, strict=True))
-    return NameTable(order, joined, np.concatenate(owners), np.concatenate(rows), places)
+    owner = np.concatenate(owners)
+    parts = tuple(np.concatenate(part) for part in zip(*keys, strict=True))
+    return NameTable(order, Keys(parts, len(owner)), owner, np.concatenate(rows), places)
 
 
 def name_of(texts: Sequence[str], numbers: Sequence[IntArray], row: int) -> str:

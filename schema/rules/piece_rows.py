@@ -47,6 +47,17 @@ def box_names(site: PieceSite) -> frozenset[str]:
     return read | names_in_at(piece.at) | names_in_at(site.buffer.at)
 
 
+def box_key(subject: Subject, site: PieceSite) -> object:
+    """Sum up all on which `piece_rows` depends: equal keys mean equal rows."""
+    piece, buffer = site.piece, site.buffer
+    named = site.piece.tensor if len(subject.shapes(site)) > 1 else ""
+    return (
+        (piece.part, piece.start, piece.extent, piece.step, piece.origin),
+        (tuple(site.indices.items()), tuple(buffer.at.items()), tuple(piece.at.items())),
+        (named, frozenset(subject.shapes(site)), block_of(subject, site)),
+    )
+
+
 def piece_rows(
     subject: Subject,
     site: PieceSite,

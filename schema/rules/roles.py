@@ -22,9 +22,9 @@ def buffers_once(subject: Subject) -> Iterator[Finding]:
         table = subject.buffer_table(texts)
         for first, second in table.repeats():
             earlier, later = int(table.owner[first]), int(table.owner[second])
-            name = name_of(texts, table.keys[len(table.axes) :], second)
+            name = name_of(texts, table.keys.parts[len(table.axes) :], second)
             where = ", ".join(
-                f"{axis} {int(table.keys[n][second])}" for n, axis in enumerate(table.axes)
+                f"{axis} {int(table.keys.parts[n][second])}" for n, axis in enumerate(table.axes)
             )
             yield Finding(
                 "TS161",

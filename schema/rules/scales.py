@@ -42,7 +42,7 @@ def scales(subject: Subject) -> Iterator[Finding]:
 
 
 def _sites(subject: Subject, numbers: Sequence[int]) -> list[PieceSite]:
-    return [site for site in subject.pieces if site.buffer_number in numbers]
+    return [site for number in numbers for site in subject.pieces_of.get(number, ())]
 
 
 Suits = Callable[[PieceRows, PieceRows], BoolArray]

@@ -73,6 +73,14 @@ class Subject:
         )
 
     @cached_property
+    def pieces_of(self) -> Mapping[int, list[PieceSite]]:
+        """The same pieces, by the number of their buffer."""
+        pieces = defaultdict[int, list[PieceSite]](list)
+        for site in self.pieces:
+            pieces[site.buffer_number].append(site)
+        return dict(pieces)
+
+    @cached_property
     def tensor_tables(self) -> Mapping[Texts, NameTable]:
         """The names of all tensors, by their texts."""
         members = defaultdict[Texts, list[Member]](list)
@@ -128,7 +136,7 @@ class Subject:
         table = self.tensor_tables.get(split_name(name).texts)
         if table is None:
             return np.full(places.rows, -1, dtype=np.int64)
-        return table.find(numbers_of(name, places, self.world), places.rows)
+        return table.keys.find(numbers_of(name, places, self.world), places.rows)
 
     def tensors(self, site: PieceSite) -> list[TensorFamily]:
         """List the declared tensor families that a piece is of."""

@@ -52,7 +52,7 @@ def tensors(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 "TS154",
                 ("tensors", later, "name"),
-                f"tensor {name_of(texts, table.keys, second)!r} is declared twice",
+                f"tensor {name_of(texts, table.keys.parts, second)!r} is declared twice",
                 found=f"also declared by tensors[{earlier}]" if earlier != later else "twice here",
             )
     for number, tensor in enumerate(subject.manifest.tensors):
@@ -127,11 +127,11 @@ def dims(subject: Subject) -> Iterator[Finding]:
             for name in ("start", "extent", "step", "strides", "origin"):
                 entries = getattr(site.piece, name)
                 yield from _length((*site.path, name), entries, len(tensor.shape), "tensor")
-            if site.piece.strides is None and len(site.buffer.shape) != len(tensor.shape):
+            if site.piece.strides is None and len(site.buffer.shape) < len(tensor.shape):
                 yield Finding(
                     "TS160",
                     site.path,
-                    "the piece has no strides, and those of the buffer do not fit it",
+                    "the piece has no strides, and more dims than its buffer to take them from",
                     expected=f"{len(tensor.shape)} strides, one for each dim of the tensor",
                     found=f"a buffer of {len(site.buffer.shape)} dims",
                 )

@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -128,11 +129,13 @@ def find_places(
 
 def spread(value: int | IntArray, rows: int) -> IntArray:
     """Repeat a value that does not depend on the row."""
-    return np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,))
+    return np.full(rows, value, dtype=np.int64) if isinstance(value, int) else value
 
 
 def columns(entries: Sequence[IntExpression], places: Places, world: World) -> IntArray:
     """Evaluate one expression per column, into int64 `[rows, len(entries)]`."""
+    if all(isinstance(entry, int) for entry in entries):
+        return np.tile(np.array(entries, dtype=np.int64), (places.rows, 1))
     result = np.empty((places.rows, len(entries)), dtype=np.int64)
     for column, entry in enumerate(entries):
         result[:, column] = evaluate(parse(entry), places.environment, world.tables)
@@ -157,7 +160,7 @@ def names_in_at(at: At) -> frozenset[str]:
 def number_rows(columns: Sequence[IntArray], rows: int) -> IntArray:
     """Number the distinct rows of a table from 0 on: equal rows have equal numbers, `[rows]`."""
     code, size = np.zeros(rows, dtype=np.int64), 1
-    if not rows:
+    if rows < 2 or not columns:
         return code
     for column in columns:
         low, high = int(column.min()), int(column.max())
@@ -176,18 +179,36 @@ def _compress(values: IntArray) -> tuple[IntArray, int]:
     return rank.reshape(-1).astype(np.int64), len(distinct)
 
 
-def find_rows(
-    table: Sequence[IntArray], wanted: Sequence[IntArray], rows: tuple[int, int]
-) -> IntArray:
-    """Find the first row of a table that has each wanted key, or -1, `[rows[1]]`.
+_FEW = 16
 
-    `rows` are the numbers of rows of the table and of wanted keys.
-    """
-    both = [np.concatenate(pair) for pair in zip(table, wanted, strict=True)]
-    number = number_rows(both, sum(rows))
-    first = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
-    first[number[: rows[0]][::-1]] = np.arange(rows[0], dtype=np.int64)[::-1]
-    return first[number[rows[0] :]]
+
+@dataclass(frozen=True)
+class Keys:
+    """A table of integer keys: one array `[rows]` for each of their parts."""
+
+    parts: tuple[IntArray, ...]
+    rows: int
+
+    def find(self, wanted: Sequence[IntArray], rows: int) -> IntArray:
+        """Find the first row that has each of `rows` wanted keys, or -1, `[rows]`."""
+        if not self.parts:
+            return np.full(rows, 0 if self.rows else -1, dtype=np.int64)
+        if rows <= _FEW and self.rows <= 2**20:
+            keys = zip(*(part.tolist() for part in wanted), strict=True)
+            return np.array([self._first.get(key, -1) for key in keys], dtype=np.int64)
+        both = [np.concatenate(pair) for pair in zip(self.parts, wanted, strict=True)]
+        number = number_rows(both, self.rows + rows)
+        first = np.full(int(number.max(initial=-1)) + 1, -1, dtype=np.int64)
+        first[number[: self.rows][::-1]] = np.arange(self.rows, dtype=np.int64)[::-1]
+        return first[number[self.rows :]]
+
+    @cached_property
+    def _first(self) -> dict[tuple[int, ...], int]:
+        """The first row of every key; for a few wanted keys this is faster than sorting."""
+        rows = dict[tuple[int, ...], int]()
+        for row, key in enumerate(zip(*(part.tolist() for part in self.parts), strict=True)):
+            rows.setdefault(key, row)
+        return rows
 
 
 def join(
@@ -201,6 +222,8 @@ def join(
     Raises:
         TooManyRows: more than `MAX_ROWS` pairs.
     """
+    if not left:
+        return _all_pairs(*rows)
     both = [np.concatenate([a, b]) for a, b in zip(left, right, strict=True)]
     number = number_rows(both, sum(rows))
     wanted, offered = number[: rows[0]], number[rows[0] :]
@@ -214,3 +237,10 @@ def join(
     before = np.cumsum(count) - count
     first = np.repeat(np.arange(rows[0], dtype=np.int64), count)
     return first, order[np.arange(total, dtype=np.int64) - before[first] + low[first]]
+
+
+def _all_pairs(left: int, right: int) -> tuple[IntArray, IntArray]:
+    if left * right > MAX_ROWS:
+        raise TooManyRows(left * right)
+    first = np.repeat(np.arange(left, dtype=np.int64), right)
+    return first, np.tile(np.arange(right, dtype=np.int64), left)

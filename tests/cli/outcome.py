@@ -7,8 +7,6 @@ from pathlib import Path
 
 from tranship.cli.app import app
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "cli"
-
 
 @dataclass(frozen=True)
 class Outcome:

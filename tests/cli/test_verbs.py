@@ -9,8 +9,8 @@ import pytest
 
 from tests.cli.example import engine, trainer
 from tests.cli.outcome import contents, run
-from tranship.compiler.pipeline import compile_inputs
 from tranship.cli.load import load_transfer
+from tranship.compiler.pipeline import compile_inputs
 from tranship.schema.codec import dump, load
 from tranship.schema.diagnostics import known_codes, title
 from tranship.schema.moves import edge_moves

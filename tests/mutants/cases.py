@@ -27,6 +27,10 @@ Ints = tuple[int, ...]
 Exprs = tuple[IntExpression, ...]
 
 
+SMALL = Options(staging_bytes=4096)
+"""The least staging memory that can be asked for, so that small cases take several rounds."""
+
+
 @dataclass(frozen=True)
 class Case:
     """Everything that a plan is compiled from."""
@@ -36,7 +40,7 @@ class Case:
     receiver: Manifest
     policy: Policy | None = None
     placement: Placement | None = None
-    options: Options = Options(staging_bytes=4096)
+    options: Options = SMALL
 
 
 def manifest(
@@ -113,7 +117,7 @@ def scaled(
 
 
 def copies() -> Case:
-    """BF16 by rows over tp2 and dp2 to a fused buffer and a transposed one over tp4; eight layers."""
+    """BF16 by rows over tp2 and dp2 to a fused and a transposed buffer over tp4; eight layers."""
     layers = {"layer": "0..7"}
     q, kv = "l.{layer}.q", "l.{layer}.kv"
     out, norm = "l.{layer}.o", "l.{layer}.norm"
@@ -341,7 +345,9 @@ def derived() -> Case:
             plain(spare, DType.BF16, (2, 2), (0, 0), indices={"layer": "0..1"}, at={"pp": 1}),
         ),
     )
-    first = Derived(kind="derived", recipe="absorb", inputs=("alias.{layer}", f"{weight}_scale_inv"))
+    first = Derived(
+        kind="derived", recipe="absorb", inputs=("alias.{layer}", f"{weight}_scale_inv")
+    )
     second = Derived(kind="derived", recipe="transpose", inputs=("l.{layer}.w_kc",))
     receiver = manifest(
         Side.RECEIVER,
@@ -350,9 +356,7 @@ def derived() -> Case:
         tensors,
         (
             plain(gate, DType.BF16, (4, 4), (0, 0), indices=layers),
-            *scaled(
-                weight, (4, 4), ("tp * 4", 0), (4, 2), (1, 2), ("tp", 0), indices=layers
-            ),
+            *scaled(weight, (4, 4), ("tp * 4", 0), (4, 2), (1, 2), ("tp", 0), indices=layers),
             _made("alias.{layer}", Alias(kind="alias", of=weight), DType.F8E4M3FN),
             _made("l.{layer}.w_kc", first, DType.BF16),
             _made("l.{layer}.w_vc", second, DType.BF16),

@@ -1,8 +1,8 @@
 """An interpreter of plans, in numpy and plain Python: the oracle for mutated plans.
 
 It runs the moves of a plan round by round on memory whose elements say where they come from
-(`memory.py`), so that a result tells not only whether the right element arrived, but also over which
-elements the amax of its block was taken. Beside that it notes what no result shows: elements
+(`memory.py`), so that a result tells not only whether the right element arrived, but also over
+which elements the amax of its block was taken. Beside that it notes what no result shows: elements
 written twice, reads and writes outside of buffers, rounds that wait for ever, messages that do not
 fit their slot, and staging memory that is overwritten while it may still be read.
 
@@ -97,7 +97,7 @@ def run(
     machine = _Machine(plan, sender, copied, aliases, values)
     try:
         _run(machine)
-    except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, AssertionError) as error:
         machine.faults.add(f"has no meaning: {type(error).__name__}")
     if any(np.any(buffer.writes > 1) for buffer in copied.values()):
         machine.faults.add("writes twice")
@@ -200,7 +200,10 @@ def _pass(machine: _Machine, edge: Edge, sender: End, receiver: End, elements: C
 
 
 def _pass_scales(machine: _Machine, edge: Edge, sender: End, receiver: End, blocks: Cells) -> None:
-    assert sender.scale and receiver.scale and edge.sender.scale and edge.receiver.scale
+    assert sender.scale
+    assert receiver.scale
+    assert edge.sender.scale
+    assert edge.receiver.scale
     shift = (np.array(receiver.origin) - np.array(sender.origin)) // np.array(sender.block)
     at = sender.scale.address(blocks + shift)
     cells = machine.read(machine.sender, sender.scale.place, edge.sender.scale.dtype, at)
@@ -284,9 +287,7 @@ def _derive(machine: _Machine, number: int) -> None:
                     machine.faults.add("derives no buffer")
                     continue
                 cells = machine.receiver[place].cells
-                machine.receiver[place].cells = machine.values.apply(
-                    made, np.arange(len(cells))
-                )
+                machine.receiver[place].cells = machine.values.apply(made, np.arange(len(cells)))
 
 
 def _contents(machine: _Machine, place: Site) -> tuple[int, ...]:

@@ -1,11 +1,12 @@
 """Memory whose elements say where they come from.
 
-An element is a number that stands for a value, as `Values` hands them out: two elements are equal if
-and only if they were made in the same way from the same elements of the same logical tensors.
+An element is a number that stands for a value, as `Values` hands them out: two elements are equal
+if and only if they were made in the same way from the same elements of the same logical tensors.
 """
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Part
 from tranship.schema.records import BufferRecord, Declaration, Ints, PieceRecord
 
+Value = tuple[Any, ...]
+"""How a value was made: by what, and from which other values, by their numbers."""
+
 Cells = NDArray[np.int64]
 Site = tuple[int, str]
 """A rank and the name of a buffer there."""
@@ -21,9 +25,9 @@ Site = tuple[int, str]
 
 @dataclass
 class Values:
-    """Numbers for values. A value is a tuple that says how it was made."""
+    """Numbers for values."""
 
-    numbers: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
+    numbers: dict[Value, int] = field(default_factory=dict[Value, int])
 
     def number(self, *value: Hashable) -> int:
         """The number of one value."""

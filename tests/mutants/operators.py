@@ -2,8 +2,8 @@
 
 An operator draws what it changes and returns the mutant, or None where the plan has nothing of the
 kind. `codes` are those by which the verifier may refuse its harmful mutants; a mutant may also be
-refused as unreadable, by TS602. An operator that `always` harms changes what no run shows, such as a
-digest.
+refused as unreadable, by TS602. An operator that `always` harms changes what no run shows, such as
+a digest.
 """
 
 from collections.abc import Callable, Sequence
@@ -200,7 +200,9 @@ def shift_fill(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
 @operator("TS603", "TS604", "TS605", "TS608", "TS610", "TS611", "TS613", "TS630")
 def swap(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
     """Exchange two dims of a half, or the same part of two edges."""
-    field = data.draw(st.sampled_from(["sender", "receiver", "tensor", "start", "strides", "order"]))
+    field = data.draw(
+        st.sampled_from(["sender", "receiver", "tensor", "start", "strides", "order"])
+    )
     number, side, half = _half(plan, data)
     if field in ("start", "strides"):
         return _with_half(plan, number, side, **{field: _exchanged(getattr(half, field), data)})
@@ -234,8 +236,22 @@ def resize(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
     return _with_half(plan, number, side, scale=half.scale.model_copy(update=moved))
 
 
-@operator("TS604", "TS640", "TS641", "TS642", "TS643", "TS610", "TS630", "TS646", "TS647", "TS649",
-          "TS651", "TS653", "TS611", "TS660")
+@operator(
+    "TS604",
+    "TS640",
+    "TS641",
+    "TS642",
+    "TS643",
+    "TS610",
+    "TS630",
+    "TS646",
+    "TS647",
+    "TS649",
+    "TS651",
+    "TS653",
+    "TS611",
+    "TS660",
+)
 def retype(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
     """Give a half another dtype, or an edge another op."""
     number, side, _ = _half(plan, data)
@@ -271,7 +287,13 @@ def reorder(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
     last = len(plan.rounds)
     number = data.draw(st.integers(0, len(plan.edges) - 1))
     edge = plan.edges[number]
-    choices: list[IntExpression] = [0, last - 1, last, _moved(edge.round, 1), _moved(edge.round, -1)]
+    choices: list[IntExpression] = [
+        0,
+        last - 1,
+        last,
+        _moved(edge.round, 1),
+        _moved(edge.round, -1),
+    ]
     choices += ["rank"] if last > 1 else []
     if plan.fills and data.draw(st.booleans()):
         fill = data.draw(st.integers(0, len(plan.fills) - 1))
@@ -455,11 +477,31 @@ def rename(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
     return _with_edge(plan, number, **{choice: data.draw(st.sampled_from(tensors))})
 
 
+@operator("TS603", "TS605", "TS607", "TS608", "TS610", "TS611", "TS650", "TS660", "TS620", "TS630")
+def garble(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
+    """Write something else where an expression or a name was."""
+    text = data.draw(st.sampled_from(["", "nobody", "{", "q[rank]", "rank // 0", f"{2**61} * 4"]))
+    if plan.fills and data.draw(st.booleans()):
+        return _with(plan, "fills", 0, plan.fills[0].model_copy(update={"offset": text}))
+    if plan.derived and data.draw(st.booleans()):
+        changed = plan.derived[0].model_copy(update={"inputs": (text,)})
+        return _with(plan, "derived", 0, changed)
+    number, side, half = _half(plan, data)
+    fields = ["tensor", "source", "round", "turn", "buffer", "offset", "at", "start"]
+    field = data.draw(st.sampled_from(fields))
+    if field in fields[:4]:
+        return _with_edge(plan, number, **{field: text})
+    change: object = {"at": {text: 0}, "start": (text, *half.start[1:])}.get(field, text)
+    return _with_half(plan, number, side, **{field: change})
+
+
 @operator("TS600", "TS601", "TS603", always=True)
 def digest(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
     """Claim other inputs: digests, world sizes, axes."""
     false = "sha256:" + data.draw(st.text("0123456789abcdef", min_size=64, max_size=64))
-    field = data.draw(st.sampled_from(["policy", "placement", "options", "manifest", "size", "axes"]))
+    field = data.draw(
+        st.sampled_from(["policy", "placement", "options", "manifest", "size", "axes"])
+    )
     if field in ("policy", "placement", "options"):
         return plan.model_copy(update={field: false})
     side = data.draw(st.sampled_from(["sender", "receiver"]))

@@ -1,7 +1,7 @@
 """What goes wrong in staging memory and in the order of rounds, for the interpreter.
 
-Bytes are counted as they lie: a round takes the first bytes of its slot on each rank, as many as its
-messages there have. Any two rounds of which neither waits for the other may overlap in time.
+Bytes are counted as they lie: a round takes the first bytes of its slot on each rank, as many as
+its messages there have. Any two rounds of which neither waits for the other may overlap in time.
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,7 +4,7 @@ torch's fake process group lets one process be any rank. Nothing is communicated
 the same weights, and keep their own part.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def fake_rank(rank: int, world_size: int) -> Iterator[None]:
+def fake_rank(rank: int, world_size: int) -> Generator[None]:
     """Be one rank of a world."""
     dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     try:
@@ -47,11 +47,11 @@ def on_all_ranks(shape: dict[str, int], build: Callable[[int, DeviceMesh], T]) -
 
 def shard(model: nn.Module, mesh: DeviceMesh, over_tp: dict[str, Placement]) -> nn.Module:
     """Distribute some parameters over the mesh's last dim, and everything over its first ones."""
-    names = mesh.mesh_dim_names or ()
+    names = list(mesh.mesh_dim_names or ())
     for name, placement in over_tp.items():
         module, _, key = name.rpartition(".")
         owner, full = model.get_submodule(module), model.get_parameter(name).detach()
         parts = distribute_tensor(full, mesh[names[-1]], [placement], src_data_rank=None)
         owner.register_parameter(key, nn.Parameter(parts))
-    fully_shard(model, mesh=mesh[names[:-1]] if over_tp else mesh)
+    fully_shard(model, mesh=mesh[tuple(names[:-1])] if over_tp else mesh)
     return model

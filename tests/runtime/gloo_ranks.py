@@ -5,12 +5,16 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.tensor import DTensor, Placement, Shard
@@ -27,6 +31,7 @@ from tranship.runtime.transports.protocol import Parcel, Transport, World
 from tranship.schema.manifest import Side
 from tranship.schema.records import BufferRecord
 
+bf16, fp8 = cache(bf16_transfer), cache(fp8_transfer)
 WORLD = World(senders=2, receivers=2)
 VICTIM = 3
 """The member that dies in the last scenario: receiver rank 1."""
@@ -76,7 +81,7 @@ class Rank:
 
 def copies(member: int, store: Store) -> Sequence[Report]:
     """Three versions; the senders' own default group goes on working."""
-    rank = Rank(bf16_transfer(), member, store)
+    rank = Rank(bf16(), member, store)
     if rank.side is Side.SENDER:
         dist.init_process_group(
             "gloo", store=PrefixStore("trainer", store), rank=rank.rank, world_size=2
@@ -92,13 +97,13 @@ def copies(member: int, store: Store) -> Sequence[Report]:
 
 def quantizes(member: int, store: Store) -> Sequence[Report]:
     """Two versions in FP8."""
-    rank = Rank(fp8_transfer(), member, store)
+    rank = Rank(fp8(), member, store)
     return [rank.step(version) for version in (1, 2)]
 
 
 def disagrees(member: int, store: Store) -> Sequence[Report]:
     """Receiver 1 asks for another version than the others, once; later it has another plan."""
-    transfer = bf16_transfer()
+    transfer = bf16()
     rank = Rank(transfer, member, PrefixStore("versions", store))
     reports = [rank.step(1), rank.step(2, 3 if member == 3 else 2)]
     if member == 3:
@@ -110,9 +115,12 @@ def disagrees(member: int, store: Store) -> Sequence[Report]:
 
 def corrupts(member: int, store: Store) -> Sequence[Report]:
     """A bit changes on the way to receiver 1, in the second of three steps."""
-    transfer = bf16_transfer()
+    transfer = bf16()
     at = len(transfer.plan.rounds) + 1
-    odd: Callable[[Transport], Transport] = lambda end: Flipping(end, at) if member == 3 else end
+
+    def odd(end: Transport) -> Transport:
+        return Flipping(end, at) if member == 3 else end
+
     rank = Rank(transfer, member, store, odd=odd)
     return [rank.step(1), rank.step(2), rank.step(3)]
 
@@ -156,9 +164,7 @@ class Dying(Passing):
 
 def dies(member: int, store: Store) -> Sequence[Report]:
     """Receiver 1 ends in the first round."""
-    rank = Rank(
-        bf16_transfer(), member, store, timeout=2.0, odd=Dying if member == VICTIM else _same
-    )
+    rank = Rank(bf16(), member, store, timeout=3.0, odd=Dying if member == VICTIM else _same)
     return [rank.step(1)]
 
 
@@ -179,7 +185,7 @@ SCENARIOS: tuple[Callable[[int, Store], Sequence[Report]], ...] = (
 def main(member: int, port: int, folder: str) -> None:
     """Run all scenarios, and write what came of each to a file."""
     torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port)
+    store = TCPStore("127.0.0.1", port)
     for scenario in SCENARIOS:
         name = scenario.__name__
         try:

@@ -24,7 +24,8 @@ def model_of(manifest: Manifest, rank: int) -> nn.Module:
 def blank(record: BufferRecord) -> Tensor:
     kind = torch_dtype(record.dtype)
     tensor = torch.empty_strided(record.shape, record.strides, dtype=kind)
-    tensor.untyped_storage().fill_(SENTINEL)
+    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    whole.fill_(SENTINEL)
     return tensor
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from tests.runtime.live_models import model_of, place
 from tranship.runtime.bind import bind, find_moved
 from tranship.runtime.live import live_tensors
-from tranship.runtime.overlap import shared
+from tranship.runtime.overlap import shared, within
 from tranship.schema.diagnostics import DiagnosticError, known_codes
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import (
@@ -214,6 +214,7 @@ def replace_module(model: nn.Module) -> None:
 
 
 MOVES = [
+    pytest.param(put(BIAS, Kind.BUFFER, SPARSE), BIAS, id="sparse"),
     pytest.param(put(BIAS, Kind.BUFFER, torch.zeros(4)), BIAS, id="rebound"),
     pytest.param(put(ABSORBED, Kind.ATTRIBUTE, torch.zeros(4, 8)), ABSORBED, id="attribute"),
     pytest.param(unregister(ROTARY), ROTARY, id="removed"),
@@ -246,6 +247,18 @@ def test_only_tensors_with_a_byte_in_common_share_memory() -> None:
         frozenset({"left", "middle"}),
         frozenset({"right", "middle"}),
     }
+
+
+def test_nothing_lies_within_an_empty_tensor_but_the_empty_one() -> None:
+    flat = torch.zeros(8)
+    assert within(flat[2:4], flat[2:5])
+    assert not within(flat[2:4], flat[3:5])
+    assert within(flat[:0], flat[4:])
+    assert not within(flat[:1], flat[:0])
+
+
+def test_a_model_without_tensors_lacks_all_that_is_declared() -> None:
+    assert codes(nn.Module()) == ["TS800"] * 5
 
 
 def test_tensors_held_twice_have_two_names() -> None:

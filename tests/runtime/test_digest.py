@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.runtime.random_transfers import TRANSFERS, Transfer
-from tests.runtime.small_plans import bound
+from tests.runtime.small_plans import bound, box, edge, filled, plainly, plan
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Memory, pack, target_view, unpack
 from tranship.runtime.program import RoundProgram, program
+from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Side
+from tranship.schema.plan import Op
 
 MASK = 2**64 - 1
 
@@ -144,3 +146,16 @@ def test_a_wrong_bit_in_what_a_receiver_quantizes_is_noticed(data: st.DataObject
     found = written_digests(item, buffers) + transformed_digests(item, slot)
     wrong = np.flatnonzero(found != np.array(step.expected(rank), dtype=np.int64))
     assert wrong.tolist() == [int(part["message"])]
+
+
+def test_every_round_counts_its_own_messages() -> None:
+    sender = plainly((6,), DType.U8, [box((0,), (6,))])
+    receiver = plainly((6,), DType.U8, [box((0,), (n,)) for n in (6, 5, 4)])
+    made = plan(sender, receiver, [edge(sender, receiver, op=Op.COPY, round="rank % 2")], rounds=2)
+    own = program(made, Side.SENDER, 0)
+    for item in own.rounds:
+        slot = torch.zeros(item.slot_size, dtype=torch.uint8)
+        pack(item, bound(own.buffers, filled(sender, torch.arange(6))[0]), slot)
+        assert [digest & MASK for digest in wire_digests(item, slot).tolist()] == [
+            expected_digest(item, message, slot) for message in range(len(item.messages))
+        ]

@@ -1,6 +1,6 @@
 """What is declared of an FSDP2 model is what its ranks hold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor.placement_types import (
+    _StridedShard,  # pyright: ignore[reportPrivateUsage] -- what FSDP2 places with
+)
 
 from tests.runtime.fake_ranks import fake_rank, mesh_of, on_all_ranks, shard
 from tests.runtime.live_models import model_of
@@ -16,6 +19,7 @@ from tranship.compiler.pipeline import compile_transfer
 from tranship.runtime.frameworks.fsdp import fsdp_declaration, mesh_axes
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender
+from tranship.runtime.step import StepStats
 from tranship.runtime.transports.local import connect_locally
 from tranship.runtime.transports.protocol import World
 from tranship.schema.check import check_manifest
@@ -116,7 +120,7 @@ def elements(
         first = tensor.storage_offset() + piece.offset
         assert torch.equal(tensor.as_strided(piece.extent, piece.strides, first), box)
         places = torch.ones(box.shape).nonzero() + torch.tensor(piece.start)
-        held |= {(piece.tensor, tuple(place)) for place in places.tolist()}
+        held |= {(piece.tensor, tuple(map(int, place))) for place in places}
     return held
 
 
@@ -183,11 +187,31 @@ def test_what_cannot_be_declared_is_refused_together() -> None:
         local = torch.zeros(2, 3)
         for name, tensor in {
             "sum": DTensor.from_local(local, mesh, [Partial()]),
-            "short": DTensor.from_local(local, mesh, [Shard(0)], shape=(9, 3), stride=(3, 1)),
+            "short": DTensor.from_local(
+                local, mesh, [Shard(0)], shape=torch.Size((9, 3)), stride=(3, 1)
+            ),
             "phases": torch.zeros(2, dtype=torch.complex64),
         }.items():
             model.register_buffer(name, tensor)
         assert refused(model) == ["TS821", "TS822", "TS823"]
+
+
+def test_placements_that_leave_rows_apart_are_refused() -> None:
+    with fake_rank(0, 2):
+        spread = DTensor.from_local(
+            torch.zeros(4, 3), mesh_of(0, {"dp": 2}), [_StridedShard(0, split_factor=2)]
+        )
+        model = nn.Module()
+        model.register_buffer("spread", spread)
+        assert refused(model) == ["TS821"]
+
+
+def test_a_rank_outside_of_the_mesh_is_refused() -> None:
+    with fake_rank(2, 3):
+        elsewhere = DeviceMesh("cpu", [0, 1], mesh_dim_names=("elsewhere",))
+        model = nn.Module()
+        model.register_buffer("far", DTensor.from_local(torch.zeros(4), elsewhere, [Shard(0)]))
+        assert refused(model) == ["TS821"]
 
 
 def test_meshes_become_axes() -> None:
@@ -243,7 +267,7 @@ def test_declared_ranks_merge_bind_and_deliver() -> None:
     plan = compile_transfer(trainer, engine())
     engines = [model_of(engine(), rank) for rank in range(2)]
     senders, receivers = connect_locally(World(senders=4, receivers=2), timeout=30)
-    calls = [
+    calls: list[Callable[[], StepStats]] = [
         partial(Sender.bind(plan, trainer, live_tensors(model), end, rank).publish, 1)
         for rank, ((model, _), end) in enumerate(zip(built, senders, strict=True))
     ]
@@ -252,7 +276,8 @@ def test_declared_ranks_merge_bind_and_deliver() -> None:
         for rank, (model, end) in enumerate(zip(engines, receivers, strict=True))
     ]
     with ThreadPoolExecutor(len(calls)) as pool:
-        assert [stats.version for stats in pool.map(lambda call: call(), calls)] == [1] * 6
+        steps = [pool.submit(call) for call in calls]
+    assert [step.result().version for step in steps] == [1] * 6
     for rank, model in enumerate(engines):
         for name, live in live_tensors(model).items():
             whole = dense()[name]

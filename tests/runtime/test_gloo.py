@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
 
 from tests.runtime import gloo_ranks
 from tests.runtime.gloo_ranks import VICTIM, WORLD

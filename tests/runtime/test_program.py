@@ -44,7 +44,6 @@ from tranship.schema.plan import (
     Slot,
     Staging,
     TransferPlan,
-    Window,
 )
 
 E4M3 = torch.float8_e4m3fn
@@ -194,7 +193,7 @@ def test_a_replica_is_chosen_by_turn_or_by_distance(how: dict[str, Any], peers: 
     assert found == peers
 
 
-# --- several edges and windows --------------------------------------------------------------------
+# --- several edges --------------------------------------------------------------------
 
 
 def fed_by_two(upper: Box, lower: Box) -> tuple[TransferPlan, Buffers, Buffers]:
@@ -227,42 +226,6 @@ def test_a_box_with_a_hole_is_not_quantized() -> None:
     made, _, _ = fed_by_two(upper, lower)
     with pytest.raises(ValueError, match="do not make up a box"):
         program(made, Side.RECEIVER, 0)
-
-
-@pytest.mark.parametrize("place", Place)
-def test_windows_of_whole_blocks_go_in_rounds_of_their_own(place: Place) -> None:
-    sender = plainly(SHAPE, DType.F32, [WHOLE])
-    receiver = in_blocks(SHAPE, DType.F8E4M3FN, [WHOLE], BLOCKS)
-    in_chunks = {
-        "indices": {"chunk": "0..2"},
-        "window": Window(start=("chunk * 4", 0), extent=(4, 8)),
-        "round": "chunk",
-    }
-    one = edge(sender, receiver, op=Op.QUANTIZE, place=place, formula="divide", **in_chunks)
-    dense = numbers(*SHAPE)
-    made = plan(sender, receiver, [one], rounds=3)
-    run(made, filled(sender, dense), filled(receiver, *quantized(dense)))
-
-
-def test_windows_may_cut_blocks_whose_amax_arrives() -> None:
-    sender = plainly(SHAPE, DType.F32, rows(3, 7))
-    receiver = in_blocks(SHAPE, DType.F8E4M3FN, rows(6), BLOCKS)
-    chunks = {"indices": {"chunk": "0..2"}, "round": "chunk"}
-    window = Window(start=("chunk * 5", 0), extent=(5, 8))
-    how = {"op": Op.QUANTIZE, "place": Place.RECEIVER, "formula": "divide"}
-    edges = [
-        edge(sender, receiver, window=window, **how, **chunks),
-        edge(sender, receiver, op=Op.AMAX, **chunks),
-    ]
-    dense = numbers(*SHAPE)
-    made = plan(sender, receiver, edges, rounds=3)
-    writes = sum(
-        int(job["scale_counts"].prod())
-        for one in program(made, Side.RECEIVER, 0).rounds
-        for job in one.jobs
-    )
-    assert writes == 2 * 2, "every scale of the receiver's two rows of blocks is written once"
-    run(made, filled(sender, dense), filled(receiver, *quantized(dense)))
 
 
 # --- fills and recipes ----------------------------------------------------------------------------

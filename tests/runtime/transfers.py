@@ -54,7 +54,9 @@ class Transfer:
     def dense(self, version: int) -> Tensors:
         """All logical tensors of a version."""
         generator = torch.Generator().manual_seed(version)
-        shapes = {UP.format(layer=n): (self.rows, self.columns) for n in range(3)}
+        shapes: dict[str, tuple[int, ...]] = {
+            UP.format(layer=n): (self.rows, self.columns) for n in range(3)
+        }
         shapes[NORM] = (self.columns,)
         return {
             name: torch.randn(shape, generator=generator).bfloat16()
@@ -124,7 +126,7 @@ def _sender(rows: int, columns: int) -> Manifest:
     return _side(rows, columns, Side.SENDER, (up, _norm(columns)))
 
 
-# --- BF16: a transposed copy, a derived attribute and a constant -----------------------------------
+# --- BF16: a transposed copy, a derived attribute and a constant ----------------------------------
 
 TOTAL = "model.layers.{layer}.total"
 
@@ -172,7 +174,7 @@ def bf16_transfer() -> Transfer:
     return Transfer(sender, receiver, plan, rows, columns, _copied, {"add_up": _add_up})
 
 
-# --- FP8: blocks of 128 x 128, in part cut by the senders' shards ----------------------------------
+# --- FP8: blocks of 128 x 128, in part cut by the senders' shards ---------------------------------
 
 SCALE = "model.layers.{layer}.up.weight_scale_inv"
 BLOCK = 128

@@ -41,7 +41,7 @@ def column(text: str) -> IntArray:
         "tp * 512",
         "min(171, 800 - fsdp * 171)",
         "max(min(6, 20 - fsdp * 6), 0)",
-        "max(min(fsdp * 3 - 3, 6), 0)",
+        "max(min(6, fsdp * 3 - 3), 0)",
         "layer - tp * 3",
         "expert % 4 * 3145728 + tp * 2048",
         "layer * 100 + expert % 4 * 10 + tp",
@@ -58,7 +58,7 @@ def test_an_expression_in_canonical_form_is_found_again(text: str) -> None:
     ("text", "written"),
     [
         ("layer * layer", "start_by_layer[layer]"),
-        ("0 - fsdp * fsdp", "0 - start_by_fsdp[fsdp]"),
+        ("0 - fsdp * fsdp", "start_by_fsdp[fsdp]"),
         ("tp * 100 + fsdp * fsdp", "tp * 100 + start_by_fsdp[fsdp]"),
         ("layer * layer + expert * expert", "start_by_layer[layer] + start_by_expert[expert]"),
         ("expert * min(3, 13 - fsdp * 3)", "expert * min(3, 13 - fsdp * 3)"),

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.validators import extend
+from jsonschema.protocols import Validator
+from jsonschema.validators import (
+    extend,  # pyright: ignore[reportUnknownVariableType] -- its arguments have no types
+)
 
 from tranship.schema.codec import Source, parse_json, validate
 from tranship.schema.diagnostics import DiagnosticError, known_codes
@@ -36,10 +39,13 @@ def _pattern(_: object, pattern: str, text: object, __: object) -> Iterator[Vali
         yield ValidationError(f"{text!r} does not match {pattern}")
 
 
-Strict = extend(
-    Draft202012Validator,
-    validators={"pattern": _pattern},
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_int),
+Strict = cast(
+    type[Validator],
+    extend(
+        Draft202012Validator,
+        validators={"pattern": _pattern},
+        type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_int),
+    ),
 )
 """JSON Schema, with 1.0 no integer: there alone the readers are documented to be stricter."""
 
@@ -61,11 +67,11 @@ def values(schema: JsonSchema, root: JsonSchema) -> st.SearchStrategy[Any]:
         case {"$ref": str(reference)}:
             return values(root["$defs"][reference.rpartition("/")[2]], root)
         case {"anyOf": alternatives} | {"oneOf": alternatives}:
-            return st.one_of([values(one, root) for one in alternatives])
+            return st.one_of([values(one, root) for one in cast(list[JsonSchema], alternatives)])
         case {"const": value}:
-            return st.just(value)
+            return st.just(cast(object, value))
         case {"enum": members}:
-            return st.sampled_from(members)
+            return st.sampled_from(cast(list[object], members))
         case {"type": "object"}:
             return objects(schema, root)
         case {"type": "array"}:
@@ -74,7 +80,9 @@ def values(schema: JsonSchema, root: JsonSchema) -> st.SearchStrategy[Any]:
         case {"type": "integer"}:
             return st.integers(schema.get("minimum"), schema.get("maximum"))
         case {"type": "number"}:
-            return st.floats(schema.get("exclusiveMinimum"), schema.get("maximum"), exclude_min=True)
+            return st.floats(
+                schema.get("exclusiveMinimum"), schema.get("maximum"), exclude_min=True
+            )
         case {"type": "string", "pattern": pattern}:
             return st.from_regex(pattern, fullmatch=True)
         case {"type": "string"}:
@@ -91,7 +99,7 @@ def values(schema: JsonSchema, root: JsonSchema) -> st.SearchStrategy[Any]:
 
 def objects(schema: JsonSchema, root: JsonSchema) -> st.SearchStrategy[dict[str, Any]]:
     if "patternProperties" in schema:
-        ((pattern, inner),) = schema["patternProperties"].items()
+        ((pattern, inner),) = cast(JsonSchema, schema["patternProperties"]).items()
         keys = st.from_regex(pattern, fullmatch=True)
         return st.dictionaries(keys, values(inner, root), max_size=2)
     required = schema.get("required", [])
@@ -105,24 +113,22 @@ def objects(schema: JsonSchema, root: JsonSchema) -> st.SearchStrategy[dict[str,
 SCHEMAS = {name: json_schema(name) for name in NAMES}
 DOCUMENTS = {name: values(schema, schema) for name, schema in SCHEMAS.items()}
 
-STRANGE = st.sampled_from(
-    [None, True, False, 0, 1, -1, 2**40 + 1, 2**62, 2**62 + 1, 1.0, 1.5, -0.0, 1e300]
-    + ["", "x", "X", "x\n", "all", "0..1", "0..1\n", "0,", "bf16", "x" * 513, "\U0001f600" * 512]
-    + [[], [0], ["all"], {}, {"x": 0}, {"kind": "plain"}, {"kind": "nothing"}]
-)
+SCALARS = [None, True, False, 0, 1, -1, 2**40 + 1, 2**62, 2**62 + 1, 1.0, 1.5, -0.0, 1e300]
+TEXTS = ["", "x", "X", "x\n", "all", "0..1", "0..1\n", "0,", "bf16", "x" * 513, "\U0001f600" * 512]
+CONTAINERS = [[], [0], ["all"], {}, {"x": 0}, {"kind": "plain"}, {"kind": "nothing"}]
+STRANGE = st.sampled_from([*SCALARS, *TEXTS, *CONTAINERS])
 
 
 def places(value: object) -> list[tuple[Any, Any]]:
     """Every container inside a document with every key or position that it has."""
+    items: list[tuple[Any, object]] = []
     if isinstance(value, dict):
         items = list(cast(dict[str, object], value).items())
     elif isinstance(value, list):
         items = list(enumerate(cast(list[object], value)))
-    else:
-        return []
-    return [(value, key) for key, _ in items] + [
-        place for _, inner in items for place in places(inner)
-    ]
+    container: Any = cast(object, value)
+    own = [(container, key) for key, _ in items]
+    return [*own, *(place for _, inner in items for place in places(inner))]
 
 
 @st.composite
@@ -171,9 +177,7 @@ def test_reader_takes_what_follows_the_schema(name: str, data: st.DataObject) ->
 @pytest.mark.parametrize("name", NAMES)
 @given(data=st.data())
 @SOME
-def test_reader_and_schema_agree_on_documents_with_a_change(
-    name: str, data: st.DataObject
-) -> None:
+def test_reader_and_schema_agree_on_documents_with_a_change(name: str, data: st.DataObject) -> None:
     document = data.draw(broken(name))
     codes = refusals(name, json.dumps(document))
     assert VALIDATORS[name].is_valid(document) == (codes == [])

@@ -109,7 +109,7 @@ def boxes(view: View, shape: Ints, other: View) -> tuple[Box, ...]:
 
 
 def span(view: View) -> tuple[int, int]:
-    """First and last position of a view that is not empty."""
+    """Return the first and last position of a view that is not empty."""
     reach = sum((size - 1) * stride for size, stride in zip(view.sizes, view.strides, strict=True))
     return view.offset, view.offset + reach
 

@@ -1,13 +1,12 @@
 """`tranship compile`: a transfer file to a verified plan beside it."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.text import Text
 
 from tranship.cli.layout import BAD, GOOD, Words, flow
-from tranship.cli.load import Loaded, load_transfer, plan_path, raise_errors
+from tranship.cli.load import load_transfer, plan_path, raise_errors, refuse_inputs
 from tranship.cli.output import Answer, Status, answer_width
 from tranship.cli.progress import progress
 from tranship.cli.proving import findings
@@ -29,7 +28,8 @@ def run(transfer: str, output: str | None, *, check: bool) -> Answer:
         tell("read")
         loaded = load_transfer(transfer)
         target = output or plan_path(transfer)
-        before = _present_bytes(target, loaded)
+        refuse_inputs(target, loaded.files)
+        before = _present_bytes(target)
         plan = compile_inputs(loaded.inputs, tell)
         tell("verify")
         after = dump(plan)
@@ -48,15 +48,12 @@ def run(transfer: str, output: str | None, *, check: bool) -> Answer:
     )
 
 
-def _present_bytes(target: str, loaded: Loaded) -> bytes | None:
+def _present_bytes(target: str) -> bytes | None:
     """Read what is at the place of the plan; None if nothing is.
 
     Raises:
-        DiagnosticError: TS100, it cannot be read; TS107, it is one of the inputs.
+        DiagnosticError: TS100, it cannot be read.
     """
-    if any(os.path.realpath(target) == os.path.realpath(file) for file in loaded.files):
-        message = "the plan would replace a file that it is compiled from"
-        raise DiagnosticError([Diagnostic("TS107", message, Location(target))])
     try:
         return Path(target).read_bytes()
     except FileNotFoundError:

@@ -11,9 +11,10 @@ def run() -> Answer:
     try:
         from tranship.demo import main
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA:
             raise
-        return Answer(diagnostics=(_missing(error.name),))
+        return Answer(diagnostics=(_missing(package),))
     return Answer(status=main())
 
 

@@ -1,6 +1,7 @@
 """Files in: any document by what it says it is, and a transfer file with all that it names."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
@@ -28,7 +29,13 @@ from tranship.schema.codec import (
     read_text,
     validate,
 )
-from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label, Severity
+from tranship.schema.diagnostics import (
+    Diagnostic,
+    DiagnosticError,
+    Label,
+    Location,
+    Severity,
+)
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.nearest import nearest
 from tranship.schema.placement import Placement
@@ -149,6 +156,22 @@ def load_transfer(path: str) -> Loaded:
         tuple(source.file for source in gathered.sources.values()),
         tuple(gathered.found),
     )
+
+
+def refuse_inputs(target: str, files: Iterable[str]) -> None:
+    """See that `target`, which is to be written, is none of the files that it is made from.
+
+    Raises:
+        DiagnosticError: TS107.
+    """
+    if any(_path(target) == _path(file) for file in files):
+        message = "it is one of the files that the result is made from"
+        raise DiagnosticError([Diagnostic("TS107", message, Location(target))])
+
+
+def _path(file: str) -> str:
+    """Resolve links; a name that no file can have is left to those who open it."""
+    return file if "\0" in file else os.path.realpath(file)
 
 
 def plan_path(transfer: str) -> str:

@@ -1,11 +1,10 @@
 """`tranship merge`: the manifests that each rank wrote, as one of the whole side."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tranship.cli.layout import GOOD, count, flow
-from tranship.cli.load import check_document, raise_errors
+from tranship.cli.load import check_document, raise_errors, refuse_inputs
 from tranship.cli.output import Answer, answer_width
 from tranship.cli.progress import progress
 from tranship.schema.codec import Document, Source, digest, dump, load, write_atomically
@@ -20,7 +19,7 @@ def run(files: Sequence[str], output: str) -> Answer:
     Raises:
         DiagnosticError: a manifest is wrong, they do not agree, or a file is in the way.
     """
-    _refuse_inputs(files, output)
+    refuse_inputs(output, files)
     with progress(len(files) + 1) as tell:
         documents = _read_all(files, tell)
         tell("merge")
@@ -34,12 +33,6 @@ def run(files: Sequence[str], output: str) -> Answer:
         [*flow(f"{output}  ", parts, answer_width())],
         {"output": output, "digest": digest(data), "ranks": merged.world_size},
     )
-
-
-def _refuse_inputs(files: Sequence[str], output: str) -> None:
-    if any(os.path.realpath(output) == os.path.realpath(file) for file in files):
-        message = "the merged manifest would replace one that it is made from"
-        raise DiagnosticError([Diagnostic("TS107", message, Location(output))])
 
 
 def _read_all(files: Sequence[str], tell: Callable[[str], None]) -> list[Document[Manifest]]:
