@@ -15,7 +15,6 @@ from tranship.schema.plan import TransferPlan
 from tranship.schema.policy import Policy
 from tranship.schema.positions import Source
 from tranship.schema.rules.axes import axes, coordinates_exist
-from tranship.schema.rules.cycles import derived_cycles
 from tranship.schema.rules.encodings import encodings
 from tranship.schema.rules.expressions import expressions
 from tranship.schema.rules.findings import Finding, Rule, diagnostic
@@ -26,6 +25,7 @@ from tranship.schema.rules.others import allowances, paths, seats
 from tranship.schema.rules.plans import plan_entries, plan_rounds, plan_sides
 from tranship.schema.rules.roles import buffers_once, role_references, roles
 from tranship.schema.rules.scales import scales
+from tranship.schema.rules.shared_blocks import shared_blocks
 from tranship.schema.rules.subject import Subject
 from tranship.schema.rules.tensor_boxes import tensor_boxes
 from tranship.schema.rules.tensors import dims, numbers_in_names, tensors, tensors_of_pieces
@@ -62,10 +62,10 @@ REFERENCES: tuple[Rule[Subject], ...] = (
 MEANING: tuple[Rule[Subject], ...] = (
     roles,
     role_references,
-    derived_cycles,
     geometry,
     tensor_boxes,
     scales,
+    shared_blocks,
     complete,
     used,
 )

@@ -93,7 +93,9 @@ first of several. The stages:
    first value of the second input at which all its values occur.
 
 A sum is written: positive terms, then negative ones, each in the order of inputs, then the
-constant; a positive constant leads if no term is positive. Terms with factor are `base * a`.
+constant; a positive constant leads if no term is positive. Terms with factor are `base * a`. A
+number of a buffer's name that is constant becomes text again; one in the name of a tie stays in
+braces.
 
 **Tables** (`terms.py`). A table over an axis has an entry per coordinate, one over an index ends
 with its largest value, none has more than 65536. Its name is `LABEL_by_INPUT`, or `local_LABEL`

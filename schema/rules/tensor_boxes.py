@@ -1,7 +1,7 @@
 """Pieces hold elements that their tensor has, and scales of blocks that it has.
 
 The blocks of a tensor are counted from an origin: block `b` holds elements `origin + b * size` to
-`origin + (b + 1) * size - 1`, as far as the tensor has them. Block 0 holds at least one.
+`origin + (b + 1) * size - 1`, as far as the tensor has them. Blocks before the origin are negative.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tranship.schema.expression import IntArray
-from tranship.schema.manifest import Part
+from tranship.schema.manifest import MAX_DIM, Part
 from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.memory import LARGEST
 from tranship.schema.rules.piece_rows import PieceRows, box_key, piece_rows
@@ -31,45 +31,42 @@ def tensor_boxes(subject: Subject) -> Iterator[Finding]:
 
 
 def _origin(subject: Subject, site: PieceSite, rows: PieceRows) -> Iterator[Finding]:
-    if rows.block is None:
-        return
-    before, after = rows.origin <= -rows.block, rows.origin >= np.maximum(rows.shape, 1)
-    wrong = (before | after).any(axis=1) & rows.box.occupied
+    """Find origins so far away that block numbers would overflow."""
+    wrong = (np.abs(rows.origin) > MAX_DIM).any(axis=1)
     for row in np.flatnonzero(wrong)[:1]:
         yield Finding(
             "TS182",
             (*site.path, "origin"),
-            f"block 0 holds nothing of tensor {_name(subject, site, rows, int(row))}",
-            expected=f"an origin inside the tensor, or less than a block before it: shape "
-            f"{rows.shape[row].tolist()}, block {rows.block[row].tolist()}",
+            f"the origin is far outside tensor {_name(subject, site, rows, int(row))}",
+            expected=f"from -{MAX_DIM:,} to {MAX_DIM:,}",
             found=str(rows.origin[row].tolist()),
         )
 
 
 def _box(subject: Subject, site: PieceSite, rows: PieceRows) -> Iterator[Finding]:
     is_scale = site.piece.part is Part.SCALE
-    limit = block_counts(rows) if is_scale else rows.shape
+    low, high = block_range(rows) if is_scale else (np.zeros_like(rows.shape), rows.shape)
     step = np.array(rows.box.step, dtype=np.int64)
     steps = rows.box.extent - 1
     far = rows.box.start + steps.astype(np.float64) * step >= LARGEST
     last = rows.box.start + steps * step
-    wrong = ((rows.box.start < 0) | far | (last >= limit)).any(axis=1) & rows.box.occupied
+    wrong = ((rows.box.start < low) | far | (last >= high)).any(axis=1) & rows.box.occupied
     for row in np.flatnonzero(wrong)[:1]:
-        unit, whole = ("blocks", "blocks") if is_scale else ("elements", "shape")
+        ends = f"from {low[row].tolist()} to {(high[row] - 1).tolist()}"
         yield Finding(
             "TS165",
             site.path,
             f"the piece leaves tensor {_name(subject, site, rows, int(row))}",
-            expected=f"{unit} of a tensor with {whole} {limit[row].tolist()}",
+            expected=f"{'blocks' if is_scale else 'elements'} {ends}",
             found=f"start {rows.box.start[row].tolist()}, extent {rows.box.extent[row].tolist()}"
             + (f", step {list(rows.box.step)}" if site.piece.step else ""),
         )
 
 
-def block_counts(rows: PieceRows) -> IntArray:
-    """Number of blocks of the tensor from block 0 on, `[n, d]`."""
+def block_range(rows: PieceRows) -> tuple[IntArray, IntArray]:
+    """First block that holds an element of the tensor, and block after the last, `[n, d]` each."""
     assert rows.block is not None, "the piece holds scales"
-    return np.maximum(-((rows.origin - rows.shape) // rows.block), 0)
+    return -rows.origin // rows.block, -((rows.origin - rows.shape) // rows.block)
 
 
 def _name(subject: Subject, site: PieceSite, rows: PieceRows, row: int) -> str:

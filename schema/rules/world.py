@@ -16,6 +16,7 @@ import numpy as np
 from tranship.schema import indexset
 from tranship.schema.canonical import Path
 from tranship.schema.expression import IntArray, evaluate, parse, variables
+from tranship.schema.indexset import IndexSetError
 from tranship.schema.manifest import Axis, IntExpression, Manifest
 from tranship.schema.mesh import coordinates, table_arrays
 from tranship.schema.moves import Environment, grid_size, index_grid
@@ -94,8 +95,16 @@ def world_of(manifest: Manifest) -> World:
 
 
 def speaks_for_all(manifest: Manifest) -> bool:
-    """Whether a manifest declares all ranks of its world; only such manifests can be compiled."""
-    return manifest.ranks is None or len(indexset.parse(manifest.ranks)) == manifest.world_size
+    """Whether a manifest declares all ranks of its world; only such manifests can be compiled.
+
+    A manifest whose `ranks` do not parse declares none.
+    """
+    if manifest.ranks is None:
+        return True
+    try:
+        return len(indexset.parse(manifest.ranks)) == manifest.world_size
+    except IndexSetError:
+        return False
 
 
 def find_places(

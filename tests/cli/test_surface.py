@@ -60,7 +60,7 @@ def test_codes_decide_the_exit_status() -> None:
 
 
 def sources() -> Iterator[Path]:
-    for folder in ("schema", "compiler", "runtime", "tranship/cli"):
+    for folder in ("schema", "compiler", "runtime", "tranship/cli", "tranship/demo"):
         yield from (ROOT / folder).rglob("*.py")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.cli.example import engine, trainer
 from tests.cli.outcome import contents, run
 from tranship.cli.load import load_transfer
+from tranship.compiler.inputs import Inputs
 from tranship.compiler.pipeline import compile_inputs
 from tranship.schema.codec import dump, load
 from tranship.schema.diagnostics import known_codes, title
@@ -68,6 +70,21 @@ def test_compile_does_not_replace_its_inputs(folder: Path, target: str) -> None:
     assert outcome.status == 2
     assert "error[TS107]" in outcome.err
     assert contents(folder) == before
+
+
+def test_compile_writes_nothing_that_the_verifier_refuses(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(inputs: Inputs, progress: Callable[[str], None]) -> TransferPlan:
+        return compile_inputs(inputs, progress).model_copy(update={"fills": ()})
+
+    monkeypatch.setattr("tranship.cli.compile.compile_inputs", forgetful)
+    before = contents(compiled)
+    outcome = run("compile", TRANSFER)
+    assert outcome.status == 1
+    assert "error[TS61" in outcome.err
+    assert f"--> {PLAN} (not written):" in outcome.err
+    assert contents(compiled) == before
 
 
 def test_compile_check_tells_current_from_changed_and_missing(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_plan_as_compiled_delivers_what_is_declared(number: int) -> None:
         cells = chosen.outcome.result[buffer.rank, buffer.name]
         for piece in buffer.pieces if buffer.encoding.kind != "scale" else ():
             elements = indices(piece.start, piece.extent, piece.step).tolist()
-            at = addresses(piece.offset, piece.extent, piece.strides).tolist()
+            at: list[int] = addresses(piece.offset, piece.extent, piece.strides).tolist()
             for element, address in zip(elements, at, strict=True):
                 assert _source(made, cells[address]) == (roots[piece.tensor], *element)
                 kind, *_, amax = made[cells[address]]

@@ -43,8 +43,8 @@ def numbers(*shape: int) -> Tensor:
 
 
 def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
-    kinds = {"code_dtype": torch.float8_e4m3fn, "scale_dtype": torch.float32}
-    return quantize(dense, BLOCKS.block, formula="divide", **kinds)
+    code, scale = torch.float8_e4m3fn, torch.float32
+    return quantize(dense, BLOCKS.block, formula="divide", code_dtype=code, scale_dtype=scale)
 
 
 def run(made: TransferPlan, sender: Buffers, expected: Buffers) -> None:

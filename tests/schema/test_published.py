@@ -83,7 +83,7 @@ def values(schema: JsonSchema, root: JsonSchema) -> st.SearchStrategy[Any]:
             return st.floats(
                 schema.get("exclusiveMinimum"), schema.get("maximum"), exclude_min=True
             )
-        case {"type": "string", "pattern": pattern}:
+        case {"type": "string", "pattern": str(pattern)}:
             return st.from_regex(pattern, fullmatch=True)
         case {"type": "string"}:
             least = schema.get("minLength", 0)
@@ -132,7 +132,7 @@ def places(value: object) -> list[tuple[Any, Any]]:
 
 
 @st.composite
-def broken(draw: st.DrawFn, name: str) -> object:
+def broken(draw: st.DrawFn, name: str) -> Any:
     """A document that follows its schema but for one change, which may leave it right."""
     document = copy.deepcopy(draw(DOCUMENTS[name]))
     container, key = draw(st.sampled_from(places(document)))

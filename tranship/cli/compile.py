@@ -6,14 +6,14 @@ from pathlib import Path
 from rich.text import Text
 
 from tranship.cli.layout import BAD, GOOD, Words, flow
-from tranship.cli.load import load_transfer, plan_path, raise_errors, refuse_inputs
+from tranship.cli.load import load_transfer, plan_path, raise_errors, refuse_inputs, unwritten
 from tranship.cli.output import Answer, Status, answer_width
 from tranship.cli.progress import progress
 from tranship.cli.proving import findings
 from tranship.cli.show_plan import edge_counts, round_parts
 from tranship.cli.summary import Summary, summarize, summary_members, summary_parts
 from tranship.compiler.pipeline import PASSES, compile_inputs
-from tranship.schema.codec import Source, dump, write_atomically
+from tranship.schema.codec import dump, write_atomically
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.plan import TransferPlan
 
@@ -33,7 +33,7 @@ def run(transfer: str, output: str | None, *, check: bool) -> Answer:
         plan = compile_inputs(loaded.inputs, tell)
         tell("verify")
         after = dump(plan)
-        raise_errors(findings(plan, loaded, Source(target, after.decode())))
+        raise_errors(findings(plan, loaded, unwritten(target, after)))
         tell("add up")
         summary = summarize(plan, loaded.inputs.placement)
     state = "new" if before is None else "unchanged" if before == after else "changed"

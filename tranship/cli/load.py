@@ -174,6 +174,11 @@ def _path(file: str) -> str:
     return file if "\0" in file else os.path.realpath(file)
 
 
+def unwritten(target: str, data: bytes) -> Source:
+    """Return what is to be written to `target` as a source that is not mistaken for the file."""
+    return Source(f"{target} (not written)", data.decode())
+
+
 def plan_path(transfer: str) -> str:
     """Return where the plan of a transfer file lies: NAME.plan.json beside NAME.transfer.toml."""
     stem = transfer.removesuffix(".toml").removesuffix(".json").removesuffix(".transfer")

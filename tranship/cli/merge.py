@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tranship.cli.layout import GOOD, count, flow
-from tranship.cli.load import check_document, raise_errors, refuse_inputs
+from tranship.cli.load import check_document, raise_errors, refuse_inputs, unwritten
 from tranship.cli.output import Answer, answer_width
 from tranship.cli.progress import progress
 from tranship.schema.codec import Document, Source, digest, dump, load, write_atomically
@@ -25,7 +25,7 @@ def run(files: Sequence[str], output: str) -> Answer:
         tell("merge")
         merged = _merge(documents)
         data = dump(merged)
-        raise_errors(check_document(merged, Source(output, data.decode())))
+        raise_errors(check_document(merged, unwritten(output, data)))
     write_atomically(output, data)
     families = count(len(merged.buffers), "buffer family", "buffer families")
     parts = [("written", GOOD), count(merged.world_size, "rank"), families]

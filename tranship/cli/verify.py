@@ -22,7 +22,7 @@ def run(file: str, transfer: str | None) -> Answer:
         typer.BadParameter: `file` is a plan without a transfer file, or neither.
     """
     started = perf_counter()
-    with progress(3) as tell:
+    with progress(2) as tell:
         tell("read")
         plan_file, transfer_file = _files(file, transfer)
         loaded = load_transfer(transfer_file)

@@ -36,7 +36,7 @@ def main() -> None:
     declaration = fsdp_declaration(model, rank=place.rank, world_size=FSDP_SIZE, axes=axes)
     plan, manifest = declare(place, declaration)
     sender = Sender.bind(plan, manifest, live_tensors(model), place.connect(), place.rank)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.0)
     tokens = probe(config)
     for version in VERSIONS:
         loss = _train(model, optimizer, tokens)
