@@ -1,4 +1,4 @@
-"""Write the two manifests of this example: Qwen3-8B under FSDP on 8 ranks, and SGLang tp2 x 4 in FP8.
+"""Write this example's manifests: Qwen3-8B under FSDP on 8 ranks, and SGLang tp2 x 4 in FP8.
 
 Sizes are those of the model's config.json (Qwen/Qwen3-8B): 36 layers, hidden size 4096, 32 query
 and 8 key-value heads of 128, intermediate size 12288, vocabulary 151936, untied embeddings.
@@ -17,7 +17,6 @@ from tranship.schema.manifest import (
     Manifest,
     Part,
     Piece,
-    Plain,
     Scale,
     Scaled,
     Side,
@@ -53,9 +52,7 @@ def tensors() -> tuple[TensorFamily, ...]:
     layered = [(f"{LAYER}.{name}.weight", shape) for name, shape in LINEARS.items()]
     layered += [(f"{LAYER}.{name}.weight", (size,)) for name, size in NORMS.items()]
     families = [TensorFamily(name=name, indices=LAYERS, shape=shape) for name, shape in layered]
-    families += [
-        TensorFamily(name=name, shape=(VOCABULARY, HIDDEN)) for name in VOCABULARY_TENSORS
-    ]
+    families += [TensorFamily(name=name, shape=(VOCABULARY, HIDDEN)) for name in VOCABULARY_TENSORS]
     families.append(TensorFamily(name="model.norm.weight", shape=(HIDDEN,)))
     return tuple(families)
 
@@ -122,9 +119,7 @@ def scaled(
     above = 0
     for part, start, extent in zip(parts, starts, extents, strict=True):
         tensor = f"{LAYER}.{part}.weight"
-        codes.append(
-            Piece(tensor=tensor, start=start, extent=extent, offset=above * columns)
-        )
+        codes.append(Piece(tensor=tensor, start=start, extent=extent, offset=above * columns))
         scales.append(
             Piece(
                 tensor=tensor,
@@ -166,7 +161,9 @@ def in_blocks(entry: IntExpression) -> IntExpression:
 def whole(name: str, size: int, indices: dict[str, str]) -> BufferFamily:
     """A BF16 vector that every rank holds whole."""
     piece = Piece(tensor=name, start=(0,), extent=(size,))
-    return BufferFamily(name=name, indices=indices, dtype=DType.BF16, shape=(size,), pieces=(piece,))
+    return BufferFamily(
+        name=name, indices=indices, dtype=DType.BF16, shape=(size,), pieces=(piece,)
+    )
 
 
 def vocabulary_parallel(name: str) -> BufferFamily:

@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor._utils import (
-    _compute_local_shape_and_global_offset,  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType] -- the oracle
+    _compute_local_shape_and_global_offset,  # pyright: ignore[reportPrivateUsage] -- the oracle
 )
 
 from tests.properties.cases import Case, Encoding, Holding, SideCase
@@ -89,7 +89,7 @@ def axes_of(side: SideCase) -> tuple[Axis, ...]:
 
 
 def build(case: Case, side: Side, dense: Dense) -> Built:
-    """Declare one side; sender memory is filled from the dense tensors, receiver memory expected."""
+    """Declare one side, with its memory as the dense tensors say: sent, or to be received."""
     own = case.sender if side is Side.SENDER else case.receiver
     records: list[BufferRecord] = []
     memory: dict[int, dict[str, torch.Tensor]] = {}

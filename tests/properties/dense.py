@@ -40,11 +40,10 @@ def block_amax(values: Tensor, block: BlockShape) -> Tensor:
     result = values.float().abs()
     for dim, (size, entry) in enumerate(zip(values.shape, block, strict=True)):
         width = max(size, 1) if entry == "all" else int(entry)
-        parts = [
-            part.amax(dim=dim, keepdim=True)
-            for part in result.split(width, dim=dim)
-            if part.shape[dim]
-        ]
+        parts: list[Tensor] = []
+        for first in range(0, size, width):
+            part = result.narrow(dim, first, min(width, size - first))
+            parts.append(part.amax(dim=dim, keepdim=True))
         result = torch.cat(parts, dim=dim) if parts else result
     return result
 
@@ -60,11 +59,8 @@ def quantize(values: Tensor, encoding: Encoding, formula: str) -> tuple[Tensor, 
     if formula == "power_of_two" or encoding.scale_dtype is DType.F8E8M0FNU:
         scales = torch.exp2(torch.ceil(torch.log2(scales.double()))).float()
     wide = spread(scales, encoding.block, values.shape)
-    scaled = (
-        x * (1.0 / wide)
-        if formula == "reciprocal" and not encoding.scale_dtype is DType.F8E8M0FNU
-        else x / wide
-    )
+    by_reciprocal = formula == "reciprocal" and encoding.scale_dtype is not DType.F8E8M0FNU
+    scaled = x * (1.0 / wide) if by_reciprocal else x / wide
     codes = scaled.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
     return codes, scales
 

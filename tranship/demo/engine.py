@@ -63,7 +63,8 @@ def _logits(model: EngineModel, tokens: Tensor) -> Tensor:
 
 def _distance(got: Tensor, wanted: Tensor) -> float:
     """Relative Frobenius distance of two sets of logits."""
-    return float((got - wanted).norm() / wanted.norm())
+    distance = torch.linalg.vector_norm(got - wanted) / torch.linalg.vector_norm(wanted)
+    return distance.item()
 
 
 def _continued(model: EngineModel, tokens: Tensor) -> list[int]:
@@ -72,21 +73,27 @@ def _continued(model: EngineModel, tokens: Tensor) -> list[int]:
     while text.shape[1] < tokens.shape[1]:
         choice = _logits(model, text)[:, -1].argmax(-1, keepdim=True)
         text = torch.cat([text, choice], dim=1)
-    right = (text[:, PROMPT:] == tokens[:1, PROMPT:]).sum()
+    right = torch.eq(text[:, PROMPT:], tokens[:1, PROMPT:]).sum().item()
     return [int(right), tokens.shape[1] - PROMPT]
 
 
 def _compare(place: Place, config: ModelConfig, model: EngineModel) -> None:
     """Compare every parameter with the reference made from the gathered checkpoint."""
     place.store.wait(["checkpoint"])
-    with np.load(place.folder / "checkpoint.npz", allow_pickle=False) as archive:
-        checkpoint = {n: torch.from_numpy(archive[n]).view(torch.bfloat16) for n in archive.files}
+    checkpoint = {
+        path.name.removesuffix(".npy"): _bf16(np.load(path, allow_pickle=False))
+        for path in place.checkpoint.glob("*.npy")
+    }
     wanted = expected(config, checkpoint, place.rank)
     held = {name: tensor.detach() for name, tensor in model.named_parameters()}
     assert held.keys() == wanted.keys(), "the reference names every parameter of the engine"
     different = [name for name in held if not torch.equal(_bytes(held[name]), _bytes(wanted[name]))]
     total = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
     place.report("compared", tensors=len(held), bytes=total, different=different)
+
+
+def _bf16(bits: np.ndarray[tuple[int, ...], np.dtype[np.int16]]) -> Tensor:
+    return torch.from_numpy(bits).view(torch.bfloat16)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

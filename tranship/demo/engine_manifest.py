@@ -1,7 +1,7 @@
 """The manifest of one live engine rank: what lies where in its fused buffers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -116,46 +116,24 @@ def _buffer(model: EngineModel, name: str, tensor: Tensor, kind: Kind) -> Buffer
     shape, strides = tuple(tensor.shape), tuple(tensor.stride())
     record = BufferRecord(model.rank, name, schema_dtype(tensor.dtype), shape, strides, kind)
     if kind is Kind.BUFFER:
-        return _with(record, role=RoleRecord("constant", reason="computed from the config"))
+        return replace(record, role=RoleRecord("constant", reason="computed from the config"))
     held = tuple(held_by(model.config, model.rank, name.removesuffix(SCALE)))
     if name.endswith(SCALE):
+        of = EncodingRecord("scale", of=name.removesuffix(SCALE))
         pieces = tuple(sorted(_scale_piece(part, strides) for part in held))
-        return _with(record, encoding=EncodingRecord("scale", of=name.removesuffix(SCALE)), pieces=pieces)
+        return replace(record, encoding=of, pieces=pieces)
     pieces = tuple(sorted(_piece(part, Part.VALUE, strides) for part in held))
     if record.dtype.value == "f8e4m3fn":
         scaled = EncodingRecord("scaled", (BLOCK, BLOCK), name + SCALE, "any")
-        return _with(record, encoding=scaled, pieces=pieces)
-    return _with(record, pieces=pieces, fills=_padding(shape, strides, held))
-
-
-def _with(
-    record: BufferRecord,
-    *,
-    role: RoleRecord | None = None,
-    encoding: EncodingRecord | None = None,
-    pieces: tuple[PieceRecord, ...] = (),
-    fills: tuple[FillRecord, ...] = (),
-) -> BufferRecord:
-    return BufferRecord(
-        record.rank,
-        record.name,
-        record.dtype,
-        record.shape,
-        record.strides,
-        record.kind,
-        role or record.role,
-        encoding or record.encoding,
-        record.layout,
-        pieces,
-        fills,
-    )
+        return replace(record, encoding=scaled, pieces=pieces)
+    return replace(record, pieces=pieces, fills=_padding(shape, strides, held))
 
 
 def _piece(part: Held, kind: Part, strides: Ints) -> PieceRecord:
     dims = len(part.start)
     own = strides[-dims:]
-    ones, zeros = (1,) * dims, (0,) * dims
-    return PieceRecord(part.tensor, kind, part.start, part.extent, ones, part.row * own[0], own, zeros)
+    ones, zeros, offset = (1,) * dims, (0,) * dims, part.row * own[0]
+    return PieceRecord(part.tensor, kind, part.start, part.extent, ones, offset, own, zeros)
 
 
 def _scale_piece(part: Held, strides: Ints) -> PieceRecord:

@@ -10,6 +10,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from tranship.demo.config import FSDP_SIZE, SEQUENCE, TP_SIZE, ModelConfig
 from tranship.runtime.transports.gloo import GlooTransport, connect_gloo
@@ -35,7 +39,7 @@ class Place:
     side: Side
     rank: int
     folder: Path
-    store: dist.Store
+    store: Store
 
     def report(self, event: str, **facts: object) -> None:
         """Tell the parent what happened: one line of JSON on standard output."""
@@ -45,8 +49,13 @@ class Place:
 
     def connect(self) -> GlooTransport:
         """Join tranship's own group of all four processes."""
-        store = dist.PrefixStore("tranship", self.store)
+        store = PrefixStore("tranship", self.store)
         return connect_gloo(store, WORLD, self.side, self.rank, TIMEOUT)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the gathered weights."""
+        return self.folder / "checkpoint"
 
     def logits_path(self, version: int) -> Path:
         """Where the trainer leaves its logits for comparison."""
@@ -58,9 +67,9 @@ def enter(side: Side) -> Place:
     rank, folder, port = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=TIMEOUT))
+    store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=TIMEOUT))
     size = FSDP_SIZE if side is Side.SENDER else TP_SIZE
-    group = dist.PrefixStore(side.value, store)
+    group = PrefixStore(side.value, store)
     dist.init_process_group("gloo", store=group, rank=rank, world_size=size)
     return Place(side, rank, folder, store)
 

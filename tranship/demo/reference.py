@@ -1,4 +1,4 @@
-"""The independent reference: a gathered checkpoint, quantized whole, cut as the engine's loader would.
+"""The independent reference: a gathered checkpoint, quantized whole, cut as a loader would.
 
 Nothing here knows of manifests or plans. It says what every buffer of an engine rank must hold.
 """
@@ -23,11 +23,12 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows, columns = weight.shape
     padded = F.pad(weight.float(), (0, -columns % BLOCK, 0, -rows % BLOCK))
-    tiles = padded.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
+    down, across = padded.shape[0] // BLOCK, padded.shape[1] // BLOCK
+    tiles = padded.reshape(down, BLOCK, across, BLOCK)
     amax = tiles.abs().amax(dim=(1, 3), keepdim=True).clamp(min=FLOOR)
     scale = amax * torch.tensor(1 / LARGEST, dtype=torch.float32)
     codes = (tiles / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    return codes.flatten(2, 3).flatten(0, 1)[:rows, :columns], scale[:, 0, :, 0]
+    return codes.reshape(padded.shape)[:rows, :columns], scale.reshape(down, across)
 
 
 def expected(config: ModelConfig, checkpoint: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,9 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
 
 from tranship.demo.config import FSDP_SIZE, TP_SIZE
 from tranship.demo.process import PLAN, RECEIVER, SENDER, TIMEOUT, VERSIONS
@@ -49,7 +51,8 @@ class Processes:
     def start(self, module: str, rank: int, port: int) -> None:
         """Start rank `rank` of `tranship.demo.MODULE`."""
         name = f"{module} {rank}"
-        command = [sys.executable, "-m", f"tranship.demo.{module}", str(rank), str(self.folder), str(port)]
+        arguments = [str(rank), str(self.folder), str(port)]
+        command = [sys.executable, "-m", f"tranship.demo.{module}", *arguments]
         with (self.folder / f"{module}.{rank}.log").open("w") as log:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         self.running[name] = process
@@ -111,7 +114,7 @@ def main() -> int:
 
 
 @contextmanager
-def _processes(folder: Path) -> Iterator[Processes]:
+def _processes(folder: Path) -> Generator[Processes]:
     processes = Processes(folder)
     try:
         yield processes
@@ -121,7 +124,7 @@ def _processes(folder: Path) -> Iterator[Processes]:
 
 def _run(console: Console, processes: Processes) -> bool:
     timeout = timedelta(seconds=TIMEOUT)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timeout)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timeout)
     _head(console, "1. Two trainer ranks (FSDP2, BF16) and two engine ranks (tp2, FP8) start")
     for rank in range(FSDP_SIZE):
         processes.start("trainer", rank, store.port)
@@ -130,7 +133,8 @@ def _run(console: Console, processes: Processes) -> bool:
     declared = processes.wait("declared", FSDP_SIZE + TP_SIZE)
     _head(console, "2. Each declares what it holds; manifests are merged, compiled and verified")
     for report in sorted(declared, key=lambda r: (r["side"] != "sender", r["rank"])):
-        console.print(f"{report['side']} rank {report['rank']}: {report['buffers']} buffers in {report['file']}")
+        who = f"{report['side']} rank {report['rank']}"
+        console.print(f"{who}: {report['buffers']} buffers in {report['file']}")
     _compile(console, processes.folder)
     store.set("plan", "compiled")
     _head(console, "3. Train, replay the plan, generate: three times")
@@ -179,7 +183,8 @@ def _tell_update(console: Console, published: Sequence[Event], received: Sequenc
     same = "the same on all four ranks" if len(digests) == 1 else "DIFFERENT between ranks"
     table.add_row("digest", f"{trainer['digest'][:23]}..., {same}")
     before = "nothing to serve" if engine["before"] is None else f"{engine['before']:.3f}"
-    table.add_row("logits", f"distance from the trainer's: {before} before, {engine['after']:.3f} after")
+    after = f"{engine['after']:.3f}"
+    table.add_row("logits", f"distance from the trainer's: {before} before, {after} after")
     right, total = engine["right"]
     table.add_row("generated", f"{right} of {total} tokens as in the training data")
     console.print(f"\n[bold]version {trainer['version']}: {engine['state']}[/bold]")
@@ -191,7 +196,9 @@ def _sizes(side: str, sizes: Sequence[int]) -> str:
 
 
 def _stages(report: Event) -> str:
-    return ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in report["seconds"].items())
+    seconds = cast("Mapping[str, float]", report["seconds"])
+    names = [name for name in ("pack", "exchange", "unpack", "digest") if name in seconds]
+    return ", ".join(f"{name} {seconds[name] * 1e3:.0f} ms" for name in names)
 
 
 def _tell_comparison(

@@ -85,12 +85,16 @@ def _reshard(model: nn.Module) -> None:
 
 
 def _leave_checkpoint(place: Place, model: nn.Module) -> None:
-    """Gather every parameter with DTensor and write the checkpoint, as 16-bit patterns."""
-    arrays = {name: tensor.view(torch.int16).numpy() for name, tensor in _full_tensors(model)}
-    if place.rank == 0:
-        np.savez(place.folder / "checkpoint.npz", **arrays)
+    """Gather every parameter with DTensor and write it, as 16-bit patterns."""
+    place.checkpoint.mkdir(exist_ok=True)
+    names: list[str] = []
+    for name, tensor in _full_tensors(model):
+        names.append(name)
+        if place.rank == 0:
+            path = place.checkpoint / f"{name}.npy"
+            np.save(path, tensor.view(torch.int16).numpy(), allow_pickle=False)
     dist.barrier()
-    place.report("gathered", tensors=len(arrays))
+    place.report("gathered", tensors=len(names))
 
 
 def _full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
