@@ -189,11 +189,11 @@ def _target(evidence: Evidence, batch: Batch) -> str:
     return f"'{buffer.name}' on receiver rank {buffer.rank}"
 
 
-def split_blocks(evidence: Evidence) -> Iterator[Diagnostic]:
+def split_blocks(evidence: Evidence, quantized: Sequence[Batch]) -> Iterator[Diagnostic]:
     """TS651: batches that are no boxes, or that share a block; one for each edge."""
     members: dict[int, list[Batch]] = {}
     told: set[int] = set()
-    for batch in batches(evidence):
+    for batch in quantized:
         others = members.setdefault(batch.piece, [])
         problem = _split(evidence, batch, others)
         others.append(batch)
@@ -218,12 +218,12 @@ def _split(evidence: Evidence, batch: Batch, others: Sequence[Batch]) -> Diagnos
     return None
 
 
-def lonely_bounds(evidence: Evidence) -> Iterator[Diagnostic]:
+def lonely_bounds(evidence: Evidence, quantized: Sequence[Batch]) -> Iterator[Diagnostic]:
     """TS653: amax edges without a quantize edge of the same values, piece and round."""
-    quantized = {(batch.piece, batch.round): batch for batch in batches(evidence)}
+    partners = {(batch.piece, batch.round): batch for batch in quantized}
     told: set[int] = set()
     for (piece, round_), amax in bounds(evidence).items():
-        partner = quantized.get((piece, round_))
+        partner = partners.get((piece, round_))
         for reading in amax.readings:
             values = None if partner is None else _values(partner.reading)
             if reading.number in told or values == _values(reading):

@@ -14,7 +14,7 @@ from typing import cast
 
 import networkx as nx
 
-from tranship.compiler.proofs.blocks import lonely_bounds, split_blocks
+from tranship.compiler.proofs.blocks import batches, lonely_bounds, split_blocks
 from tranship.compiler.proofs.declared import distinct
 from tranship.compiler.proofs.evidence import Evidence
 from tranship.compiler.proofs.report import at, refuse
@@ -26,8 +26,9 @@ def prove_rounds(evidence: Evidence) -> Iterator[Diagnostic]:
     """Yield TS650 to TS653."""
     yield from _in_range(evidence)
     yield from _waits(evidence.plan)
-    yield from split_blocks(evidence)
-    yield from lonely_bounds(evidence)
+    quantized = batches(evidence)
+    yield from split_blocks(evidence, quantized)
+    yield from lonely_bounds(evidence, quantized)
 
 
 def _in_range(evidence: Evidence) -> Iterator[Diagnostic]:

@@ -70,7 +70,7 @@ def axes_known(path: Path, at: Iterable[str], known: list[str]) -> Iterator[Find
                 "TS152",
                 (*path, name),
                 f"{name!r} is not an axis",
-                expected=", ".join([*known, RANK]),
+                expected=", ".join(dict.fromkeys([*known, RANK])),
                 found=name,
                 suggestion=close[0] if close else None,
             )

@@ -33,9 +33,10 @@ def encodings(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 "TS174",
                 (*site.path, "tensor"),
-                f"a tensor with a block of {len(block)} entries has another number of dims",
-                expected=f"{len(block)} dims, as the block {list(block)}",
-                found=" or ".join(sorted(str(list(shape)) for shape in shapes)),
+                "the block does not have one entry for each dim of the tensor",
+                expected="a block for shape "
+                + " or ".join(sorted(str(list(shape)) for shape in shapes)),
+                found=str(list(block)),
             )
 
 
@@ -61,7 +62,7 @@ def _piece(site: PieceSite) -> Iterator[Finding]:
         yield Finding(
             "TS175",
             (*site.path, "step"),
-            f"a piece of {site.buffer.name!r} takes every {max(piece.step or ())}th element",
+            f"a piece of {site.buffer.name!r} skips elements",
             expected="step 1 in every dim, as blocks are of neighbours",
             found=str(list(piece.step or ())),
         )

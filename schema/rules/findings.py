@@ -1,11 +1,11 @@
 """What a rule finds, before it is placed in a file."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tranship.schema.canonical import Path
-from tranship.schema.diagnostics import Diagnostic, Location
+from tranship.schema.diagnostics import Diagnostic, Label, Location
 from tranship.schema.positions import Source, join_pointer
 
 T = TypeVar("T")
@@ -16,7 +16,10 @@ Rule = Callable[[T], "Iterator[Finding]"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding at `path` of a document; the other fields are those of `Diagnostic`."""
+    """One finding at `path` of a document; most other fields are those of `Diagnostic`.
+
+    `first` is the path of what this repeats.
+    """
 
     code: str
     path: Path
@@ -25,29 +28,28 @@ class Finding:
     found: str | None = None
     help: str | None = None
     suggestion: str | None = None
+    first: Path | None = None
 
     def under(self, path: Path) -> "Finding":
         """The same finding in a document that holds this one at `path`."""
-        return Finding(
-            self.code,
-            path + self.path,
-            self.message,
-            self.expected,
-            self.found,
-            self.help,
-            self.suggestion,
-        )
+        return replace(self, path=path + self.path)
 
 
 def diagnostic(finding: Finding, source: Source | None, file: str) -> Diagnostic:
     """Place a finding: with line and column where the text is at hand, else by its pointer."""
-    pointer = join_pointer(finding.path)
+
+    def place(path: Path) -> Location:
+        pointer = join_pointer(path)
+        return source.locate(pointer) if source else Location(file, pointer)
+
+    first = finding.first
     return Diagnostic(
         code=finding.code,
         message=finding.message,
-        at=source.locate(pointer) if source else Location(file, pointer),
+        at=place(finding.path),
         expected=finding.expected,
         found=finding.found,
+        labels=() if first is None else (Label(place(first), "first here"),),
         help=finding.help,
         suggestion=finding.suggestion,
     )

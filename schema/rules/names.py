@@ -8,7 +8,7 @@ number, so it may touch neither a digit nor another hole: `weight1{i}` could be 
 import keyword
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from tranship.schema.canonical import Path
 from tranship.schema.expression import Variable, to_text
@@ -29,7 +29,7 @@ def names(manifest: Manifest) -> Iterator[Finding]:
     yield from table_names(("tables",), manifest.tables)
     for number, tensor in enumerate(manifest.tensors):
         path = ("tensors", number)
-        yield from index_names((*path, "indices"), tensor.indices, axes)
+        yield from index_names((*path, "indices"), tensor.indices, dict.fromkeys(axes, "an axis"))
         yield from plain_holes((*path, "name"), tensor.name, tensor.indices)
         if tensor.tied_to is not None:
             yield from lone_holes((*path, "tied_to"), tensor.tied_to)
@@ -38,11 +38,12 @@ def names(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _buffer_names(path: Path, buffer: BufferFamily, axes: list[str]) -> Iterator[Finding]:
-    yield from index_names((*path, "indices"), buffer.indices, axes)
+    taken = dict.fromkeys(axes, "an axis")
+    yield from index_names((*path, "indices"), buffer.indices, taken)
     yield from lone_holes((*path, "name"), buffer.name)
     for inner, text in references(buffer):
         yield from lone_holes(path + inner, text)
-    around = [*axes, *buffer.indices]
+    around = taken | dict.fromkeys(buffer.indices, "an index of the buffer")
     for number, piece in enumerate(buffer.pieces):
         inner = (*path, "pieces", number)
         yield from index_names((*inner, "indices"), piece.indices, around)
@@ -66,13 +67,15 @@ def table_names(path: Path, tables: Mapping[str, object]) -> Iterator[Finding]:
         yield from _reserved((*path, name), name, "a table")
 
 
-def index_names(path: Path, indices: Mapping[str, str], taken: Container[str]) -> Iterator[Finding]:
-    """Find indices whose name an axis or an index around them has, or that is reserved."""
+def index_names(
+    path: Path, indices: Mapping[str, str], taken: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Find indices whose name is reserved, or one of `taken` (names, and what has them)."""
     for name in indices:
         place = (*path, name)
         yield from _reserved(place, name, "an index")
         if name in taken:
-            message = f"{name!r} already names an axis, or an index of the family around this one"
+            message = f"index {name!r} has the name of {taken[name]}"
             yield Finding("TS136", place, message, found=name)
 
 

@@ -54,6 +54,7 @@ def _repeated(field: str, entries: Sequence[object]) -> Iterator[Finding]:
                 "TS191",
                 (field, number),
                 f"{field}[{number}] says the same as {field}[{first}]",
+                first=(field, first),
                 help="keep the one with the better reason",
             )
 

@@ -78,7 +78,7 @@ def _names(side: PlanSide) -> Names:
 
 
 def _edge(path: Path, edge: Edge, sides: Mapping[str, Names], schedule: Names) -> Iterator[Finding]:
-    axes = {*sides["sender"].axes, *sides["receiver"].axes}
+    axes = dict.fromkeys([*sides["sender"].axes, *sides["receiver"].axes], "an axis")
     yield from check_indices((*path, "indices"), edge.indices, {})
     yield from index_names((*path, "indices"), edge.indices, axes)
     yield from plain_holes((*path, "tensor"), edge.tensor)
@@ -105,7 +105,9 @@ def _edge(path: Path, edge: Edge, sides: Mapping[str, Names], schedule: Names) -
 
 def _half(path: Path, half: Half, edge: Edge, names: Names) -> Iterator[Finding]:
     yield from check_indices((*path, "indices"), half.indices, edge.indices)
-    yield from index_names((*path, "indices"), half.indices, {*names.axes, *edge.indices})
+    taken = dict.fromkeys(names.axes, "an axis")
+    taken |= dict.fromkeys(edge.indices, "an index of the edge")
+    yield from index_names((*path, "indices"), half.indices, taken)
     yield from axes_known((*path, "at"), half.at, list(names.axes))
     yield from lone_holes((*path, "buffer"), half.buffer)
     values, plain = names.scopes({**edge.indices, **half.indices})
@@ -134,7 +136,7 @@ def _half(path: Path, half: Half, edge: Edge, names: Names) -> Iterator[Finding]
 
 def _fill(path: Path, fill: FillEdge, names: Names) -> Iterator[Finding]:
     yield from check_indices((*path, "indices"), fill.indices, {})
-    yield from index_names((*path, "indices"), fill.indices, names.axes)
+    yield from index_names((*path, "indices"), fill.indices, dict.fromkeys(names.axes, "an axis"))
     yield from axes_known((*path, "at"), fill.at, list(names.axes))
     yield from lone_holes((*path, "buffer"), fill.buffer)
     yield from _length((*path, "strides"), fill.strides, len(fill.sizes))
@@ -151,7 +153,7 @@ def _fill(path: Path, fill: FillEdge, names: Names) -> Iterator[Finding]:
 
 def _derived(path: Path, step: DerivedStep, names: Names) -> Iterator[Finding]:
     yield from check_indices((*path, "indices"), step.indices, {})
-    yield from index_names((*path, "indices"), step.indices, names.axes)
+    yield from index_names((*path, "indices"), step.indices, dict.fromkeys(names.axes, "an axis"))
     yield from axes_known((*path, "at"), step.at, list(names.axes))
     _, plain = names.scopes(step.indices)
     named = [((*path, "buffer"), step.buffer)]
@@ -168,7 +170,7 @@ def _length(path: Path, entries: Sequence[object] | None, dims: int) -> Iterator
         yield Finding(
             "TS159",
             path,
-            f"{path[-1]} has {len(entries)} entries, and there are {dims} dims",
-            expected=str(dims),
-            found=str(len(entries)),
+            f"{path[-1]} does not have one entry for each dim",
+            expected=f"length {dims}",
+            found=f"length {len(entries)}",
         )

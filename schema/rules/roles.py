@@ -30,7 +30,7 @@ def buffers_once(subject: Subject) -> Iterator[Finding]:
                 "TS161",
                 ("buffers", later, "name"),
                 f"buffer {name!r}{' at ' + where if where else ''} is declared twice on one rank",
-                found=f"also declared by buffers[{earlier}]" if earlier != later else "twice here",
+                first=("buffers", earlier, "name"),
             )
 
 

@@ -88,7 +88,7 @@ def _check_expression(parsed: Expression, scope: Scope) -> Iterator[Finding]:
             "TS134",
             (),
             f"expression {text!r} may have no value: {error}",
-            expected="a value for every combination of " + _listed(names) if names else None,
+            expected=f"a value for all of {_listed(names)}" if names else None,
         )
 
 
@@ -151,9 +151,7 @@ def check_indices(
         except IndexSetError as error:
             count = 0
             if name in indices:
-                yield Finding(
-                    "TS131", (*path, name), f"index set {text!r} of {name!r} is wrong: {error}"
-                )
+                yield Finding("TS131", (*path, name), f"index set of {name!r}: {error}", found=text)
     if count > MAX_MEMBERS:
         yield Finding(
             "TS135",

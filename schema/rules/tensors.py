@@ -53,7 +53,7 @@ def tensors(subject: Subject) -> Iterator[Finding]:
                 "TS154",
                 ("tensors", later, "name"),
                 f"tensor {name_of(texts, table.keys.parts, second)!r} is declared twice",
-                found=f"also declared by tensors[{earlier}]" if earlier != later else "twice here",
+                first=("tensors", earlier, "name"),
             )
     for number, tensor in enumerate(subject.manifest.tensors):
         if prod(tensor.shape) >= 2**62:
@@ -132,8 +132,8 @@ def dims(subject: Subject) -> Iterator[Finding]:
                     "TS160",
                     site.path,
                     "the piece has no strides, and more dims than its buffer to take them from",
-                    expected=f"{len(tensor.shape)} strides, one for each dim of the tensor",
-                    found=f"a buffer of {len(site.buffer.shape)} dims",
+                    expected=f"strides, as the tensor has shape {list(tensor.shape)}",
+                    found=f"a buffer of shape {list(site.buffer.shape)}",
                 )
         yield from _one_rank(subject, site.path, subject.tensors(site))
 
@@ -145,9 +145,9 @@ def _length(
         yield Finding(
             "TS159",
             path,
-            f"{path[-1]} has {len(entries)} entries, and the {what} has {dims} dims",
-            expected=str(dims),
-            found=str(len(entries)),
+            f"{path[-1]} does not have one entry for each dim of the {what}",
+            expected=f"length {dims}",
+            found=f"length {len(entries)}",
         )
 
 

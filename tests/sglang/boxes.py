@@ -134,7 +134,7 @@ def _divide(copy: _Copy, shape: Ints) -> Iterator[Box]:
     start = _unravel(copy.at, shape, units)
     walkers: dict[int, _Loop] = {}
     for loop in copy.loops:
-        dim = _dim_walked(loop.stride, shape, units)
+        dim = _dim_walked(loop.stride, units)
         if dim is None:
             yield from _unroll(copy, loop, shape)
             return
@@ -163,12 +163,10 @@ def _unravel(position: int, shape: Ints, units: Ints) -> Ints:
     return tuple(position // unit % size for size, unit in zip(shape, units, strict=True))
 
 
-def _dim_walked(stride: int, shape: Ints, units: Ints) -> int | None:
+def _dim_walked(stride: int, units: Ints) -> int | None:
     """Return the dim along which a stride steps, or None if it steps along several or none."""
-    for dim, (size, unit) in enumerate(zip(shape, units, strict=True)):
-        if unit <= stride < unit * size:
-            return dim if stride % unit == 0 else None
-    return None
+    dim = next((dim for dim, unit in enumerate(units) if unit <= stride), None)
+    return None if dim is None or stride % units[dim] else dim
 
 
 def _unroll(copy: _Copy, loop: _Loop, shape: Ints) -> Iterator[Box]:

@@ -242,6 +242,15 @@ def test_buffers_that_share_memory_are_refused():
         Tracer({"whole": whole, "half": whole[:3]}, {})
 
 
+def test_places_count_from_a_buffer_that_starts_inside_its_storage():
+    x, of = torch.empty(10, device="meta")[4:], torch.empty(2, device="meta")
+    with Tracer({"x": x}, {"of": of}) as tracer:
+        x[1:3].copy_(of)
+        x[3:].fill_(0)
+    [write], [filling] = tracer.writes, tracer.fillings
+    assert (write.box.offset, filling.view.offset) == (1, 3)
+
+
 class Moving(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
