@@ -37,7 +37,7 @@ def check_layouts(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
                 message + and_more(len(wrong), "move"),
                 reading.at,
                 expected="equal layouts, row_major unless whole pieces of equal strides are copied",
-                found=f"{sent[row]} to {wanted[row]}",
+                found=f"{sent[row]} to {wanted[row]}" if sent[row] != wanted[row] else sent[row],
             )
 
 

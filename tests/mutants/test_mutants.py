@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from tests.mutants.cases import CASES, Case
+from tests.mutants.editing import Operator
 from tests.mutants.interpreter import Outcome, run
 from tests.mutants.memory import Memory, Value, Values, addresses, blank, held, indices
-from tests.mutants.operators import OPERATORS, Operator
+from tests.mutants.operators import OPERATORS
 from tranship.compiler.pipeline import compile_transfer
 from tranship.compiler.verify import digests_of, verify
 from tranship.schema.boxes import resolve_block
