@@ -43,7 +43,10 @@ PROOFS: tuple[Proof, ...] = (
     prove_staging,  # staging memory large enough and never used twice at a time
     prove_hazards,  # nothing read after it was overwritten
 )
-"""What is proved, in order. The first establishes how the others may read the plan."""
+"""What is proved, in order: codes TS60n belong to the first, TS61n to the second, and so on.
+
+The first establishes how the others may read the plan.
+"""
 
 
 def verify(

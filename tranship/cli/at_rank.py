@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from tranship.schema import indexset
@@ -19,13 +20,14 @@ from tranship.schema.expression import (
 )
 from tranship.schema.manifest import BufferFamily, Fill, IntExpression, Manifest, Piece
 from tranship.schema.mesh import coordinates, table_arrays
-from tranship.schema.moves import grid_size, index_grid
+from tranship.schema.moves import Environment, grid_size, index_grid
 from tranship.schema.plan import Half, PlanSide
 from tranship.schema.template import parse_template
 
 M = TypeVar("M", bound=BaseModel)
 
 Indices = dict[str, str]
+At = dict[str, IntExpression]
 Tables = Mapping[str, tuple[int, ...]]
 Entries = tuple[IntExpression, ...]
 
@@ -62,15 +64,15 @@ def manifest_at(manifest: Manifest, number: int) -> Manifest:
 
 
 def _family_at(family: BufferFamily, rank: Rank) -> BufferFamily | None:
-    indices = indices_at(family.at, family.indices, rank)
-    if indices is None:
+    narrow = narrowed(family.at, family.indices, rank)
+    if narrow is None:
         return None
     parts = {
         "name": _name(family.name, rank),
-        "indices": indices,
-        "at": {},
-        "pieces": tuple(_parts_at(family.pieces, indices, rank)),
-        "fills": tuple(_parts_at(family.fills, indices, rank)),
+        "indices": narrow.indices,
+        "at": narrow.at,
+        "pieces": tuple(_parts_at(family.pieces, family, rank)),
+        "fills": tuple(_parts_at(family.fills, family, rank)),
     }
     return at_rank(family, rank).model_copy(update=parts)
 
@@ -78,33 +80,67 @@ def _family_at(family: BufferFamily, rank: Rank) -> BufferFamily | None:
 P = TypeVar("P", Piece, Fill)
 
 
-def _parts_at(parts: Iterable[P], outer: Indices, rank: Rank) -> Iterator[P]:
-    """Keep the pieces or fills that exist for some of the buffers `outer`.
-
-    A condition that depends on which of the buffers it is stays where it is.
-    """
+def _parts_at(parts: Iterable[P], family: BufferFamily, rank: Rank) -> Iterator[P]:
+    """Keep the pieces or fills that exist for some of the buffers on a rank."""
     for part in parts:
-        if indices_at(part.at, outer | part.indices, rank) is None:
-            continue
-        kept = {axis: at for axis, at in part.at.items() if not outer.keys().isdisjoint(_reads(at))}
-        own = {axis: at for axis, at in part.at.items() if axis not in kept}
-        indices = indices_at(own, part.indices, rank)
-        yield at_rank(part, rank).model_copy(update={"indices": indices, "at": kept})
+        narrow = narrowed(part.at, part.indices, rank, family)
+        if narrow is not None:
+            update = {"indices": narrow.indices, "at": narrow.at}
+            yield at_rank(part, rank).model_copy(update=update)
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """What indices run over on one rank, and the conditions `at` that no set of them expresses."""
+
+    indices: Indices
+    at: At
+
+
+def narrowed(
+    at: At, indices: Indices, rank: Rank, family: BufferFamily | None = None
+) -> Narrow | None:
+    """Put a rank into the conditions `at`; None if it has none of what they select.
+
+    A condition on one index makes the set of that index smaller. One on several, or on an index of
+    the `family` that this is a part of, stays a condition.
+    """
+    outer = family.indices if family else {}
+    everything = [*(family.at.items() if family else ()), *at.items()]
+    grid = index_grid({**outer, **indices})
+    if not _holds(everything, grid, grid_size({**outer, **indices}), rank).any():
+        return None
+    kept = {axis: value for axis, value in at.items() if not _narrows(value, indices)}
+    result = dict[str, str]()
+    for name, members in indices.items():
+        conditions = [(a, v) for a, v in at.items() if a not in kept and name in _reads(v)]
+        own = index_grid({name: members})
+        result[name] = members_text(own[name][_holds(conditions, own, len(own[name]), rank)])
+    return Narrow(result, kept)
+
+
+def _narrows(value: IntExpression, indices: Indices) -> bool:
+    read = _reads(value)
+    return not read or (len(read) == 1 and read <= indices.keys())
+
+
+def _holds(
+    at: Iterable[tuple[str, IntExpression]], grid: Environment, count: int, rank: Rank
+) -> NDArray[np.bool_]:
+    """Whether a rank has the coordinates `at`, for every row of the grid."""
+    holds, lookup = np.ones(count, dtype=np.bool_), table_arrays(rank.tables)
+    for axis, value in at:
+        holds &= np.asarray(evaluate(parse(value), grid, lookup)) == rank.place[axis]
+    return holds
 
 
 def _reads(entry: IntExpression) -> frozenset[str]:
     return variables(parse(entry))
 
 
-def indices_at(at: Mapping[str, IntExpression], indices: Indices, rank: Rank) -> Indices | None:
-    """Return what each index runs over on a rank; None if nothing is there."""
-    grid, lookup = index_grid(indices), table_arrays(rank.tables)
-    holds = np.ones(grid_size(indices), dtype=np.bool_)
-    for axis, value in at.items():
-        holds &= np.asarray(evaluate(parse(value), grid, lookup)) == rank.place[axis]
-    if not holds.any():
-        return None
-    return {name: members_text(values[holds]) for name, values in grid.items()}
+def where_text(at: At) -> str:
+    """Write conditions: `where tp = expert // 2`; nothing if there are none."""
+    return f"where {', '.join(f'{axis} = {value}' for axis, value in at.items())}" if at else ""
 
 
 def members_text(values: IntArray) -> str:

@@ -5,7 +5,7 @@ from math import prod
 
 from rich.text import Text
 
-from tranship.cli.at_rank import rank_of
+from tranship.cli.at_rank import rank_of, where_text
 from tranship.cli.layout import (
     HEAD,
     NAME,
@@ -92,8 +92,9 @@ def manifest_rank_page(
     parts: list[Words] = [(axes, PLACE), f"{count(len(buffers), 'buffer')} of {size_text(size)}"]
     yield from flow((f"{manifest.side} rank {number}  ", HEAD), parts, width)
     for family in own.buffers:
+        ranks = f"rank {number} {where_text(family.at)}".rstrip()
         yield Text()
-        yield from _buffer_lines(family, f"rank {number}", _shapes(manifest), width)
+        yield from _buffer_lines(family, ranks, _shapes(manifest), width)
 
 
 _Shapes = dict[tuple[str, ...], tuple[int, ...]]
@@ -115,7 +116,9 @@ def _buffer_lines(family: BufferFamily, ranks: str, shapes: _Shapes, width: int)
     for fill in family.fills:
         region = region_text(fill.offset, fill.sizes, fill.strides, view)
         what = f"no tensor: {fill.reason}" if fill.value is None else f"always {fill.value}"
-        yield from flow("", [region, what, *_where(fill.at), *index_parts(fill.indices)], width, 8)
+        yield from flow(
+            "", [region, what, where_text(fill.at), *index_parts(fill.indices)], width, 8
+        )
 
 
 def _nature(family: BufferFamily) -> Iterator[str]:
@@ -188,15 +191,10 @@ def _piece_lines(piece: Piece, view: View | None, shapes: _Shapes, width: int) -
         box = box_text(piece.start, piece.extent, piece.step, known)
     blocks = "" if is_value else "blocks "
     what = f"holds {blocks}{box} of {piece.tensor}"
-    parts = [where, what, *_origin(piece), *_where(piece.at), *index_parts(piece.indices)]
+    parts = [where, what, *_origin(piece), where_text(piece.at), *index_parts(piece.indices)]
     yield from flow("", parts, width, 8)
 
 
 def _origin(piece: Piece) -> Iterator[str]:
     if piece.origin and any(parse(entry) != Constant(0) for entry in piece.origin):
         yield f"block 0 at [{', '.join(str(entry) for entry in piece.origin)}]"
-
-
-def _where(at: dict[str, IntExpression]) -> Iterator[str]:
-    if at:
-        yield f"where {', '.join(f'{axis} = {value}' for axis, value in at.items())}"

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from rich.text import Text
 
-from tranship.cli.at_rank import Rank, at_rank, half_at, indices_at, members_text, rank_of
+from tranship.cli.at_rank import (
+    At,
+    Rank,
+    at_rank,
+    half_at,
+    members_text,
+    narrowed,
+    rank_of,
+    where_text,
+)
 from tranship.cli.layout import HEAD, PLACE, count, flow, size_text
 from tranship.cli.show_edge import field, half_lines, transform_lines
 from tranship.cli.show_plan import derived_lines, fill_lines
@@ -98,7 +107,9 @@ def _side_page(
         yield from transform_lines(edge.model_copy(update={"indices": part.indices}), width)
         half = edge.sender if side is Side.SENDER else edge.receiver
         label = "from" if side is Side.SENDER else "to"
-        yield from half_lines(label, edge, half_at(half, rank), f"rank {number}", width)
+        narrow = narrowed(half.at, {**edge.indices, **half.indices}, rank)
+        ranks = _label(rank, narrow.at if narrow else {})
+        yield from half_lines(label, edge, half_at(half, rank), ranks, width)
         yield from field(_VERB[side], [_amount(part), _when(part)], width)
         yield from field("", _peers(side, [part]), width)
     if side is Side.RECEIVER:
@@ -108,17 +119,21 @@ def _side_page(
 def _own_lines(plan: TransferPlan, rank: Rank, width: int) -> Iterator[Text]:
     """Write what the receiver does without a sender: fills and derived buffers."""
     for fill in plan.fills:
-        indices = indices_at(fill.at, fill.indices, rank)
-        if indices is not None:
-            own = at_rank(fill, rank).model_copy(update={"indices": indices})
+        narrow = narrowed(fill.at, fill.indices, rank)
+        if narrow:
+            own = at_rank(fill, rank).model_copy(update={"indices": narrow.indices})
             yield Text()
-            yield from fill_lines(own, f"rank {rank.number}", width)
+            yield from fill_lines(own, _label(rank, narrow.at), width)
     for step in plan.derived:
-        indices = indices_at(step.at, step.indices, rank)
-        if indices is not None:
-            own = at_rank(step, rank).model_copy(update={"indices": indices})
+        narrow = narrowed(step.at, step.indices, rank)
+        if narrow:
+            own = at_rank(step, rank).model_copy(update={"indices": narrow.indices})
             yield Text()
-            yield from derived_lines(own, f"rank {rank.number}", width)
+            yield from derived_lines(own, _label(rank, narrow.at), width)
+
+
+def _label(rank: Rank, at: At) -> str:
+    return f"rank {rank.number} {where_text(at)}".rstrip()
 
 
 _VERB = {Side.SENDER: "sends", Side.RECEIVER: "takes"}
