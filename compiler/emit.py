@@ -64,7 +64,7 @@ def _fill_edge(buffer: BufferFamily, fill: Fill, value: int) -> FillEdge:
         offset=fill.offset,
         sizes=fill.sizes,
         strides=fill.strides,
-        value=1 if value else 0,
+        value=value,
     )
 
 

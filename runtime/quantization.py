@@ -238,7 +238,7 @@ def round_scale(scales: Tensor, scale_dtype: torch.dtype) -> Tensor:
         scales: float32.
         scale_dtype: torch.float32 (unchanged), torch.bfloat16 (nearest, ties to even), or
             torch.float8_e8m0fnu, whose bytes are biased exponents (`.view(torch.uint8)`). There
-            NaN and infinity become 0xff, NaN.
+            NaN and infinity become 0xff, NaN; elsewhere every NaN becomes the quiet positive one.
 
     Raises:
         ValueError: another dtype, or e8m0 for a finite scale that is no power of two from
@@ -251,7 +251,14 @@ def round_scale(scales: Tensor, scale_dtype: torch.dtype) -> Tensor:
         if inexact.any():
             wrong = float(scales[inexact][0])
             raise ValueError(f"scale {wrong!r} is no power of two, and e8m0 must hold it exactly")
-    return stored
+        return stored
+    return _one_nan(stored)
+
+
+def _one_nan(values: Tensor) -> Tensor:
+    """Give every NaN the bits of the positive quiet one: devices disagree on the others."""
+    bits, nan = (torch.int32, 0x7FC00000) if values.dtype == torch.float32 else (torch.int16, 0x7FC0)
+    return values.view(bits).masked_fill(values.isnan(), nan).view(values.dtype)
 
 
 def _formula(name: str) -> Formula:

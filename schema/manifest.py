@@ -176,7 +176,7 @@ class Fill(Frozen):
     offset: IntExpression = 0
     sizes: tuple[IntExpression, ...]
     strides: tuple[IntExpression, ...]
-    value: Literal[0, 1] | None = None
+    value: Annotated[int, Field(ge=0, le=1)] | None = None
     reason: Reason | None = None
 
 

@@ -122,7 +122,7 @@ class FillEdge(Frozen):
     offset: IntExpression
     sizes: tuple[IntExpression, ...]
     strides: tuple[IntExpression, ...]
-    value: Literal[0, 1]
+    value: Annotated[int, Field(ge=0, le=1)]
     round: LiteralInt = 0
 
 

@@ -21,7 +21,7 @@ class Options(Frozen):
     """
 
     formula: FormulaName = "divide"
-    staging_bytes: Annotated[int, Field(ge=4096, le=2**44)] = 1 << 30
+    staging_bytes: Annotated[int, Field(ge=4096, le=2**40)] = 1 << 30
 
 
 class Transfer(Frozen):

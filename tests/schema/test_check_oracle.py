@@ -339,7 +339,7 @@ def tensor_piece(draw: st.DrawFn, boxes: list[Any], part: str) -> Json:
     start, extent = draw(st.sampled_from(boxes))
     return {
         "tensor": draw(st.sampled_from(["q.{layer}", "q.{extra}", "q.{extra}"])),
-        "indices": {"extra": draw(st.sampled_from(["0..1", "1", "0..2"]))},
+        "indices": {"extra": draw(st.sampled_from(["0..1", "1", "0"]))},
         "at": draw(st.one_of(st.just({}), OWN_AT)),
         "part": part,
         "start": start,

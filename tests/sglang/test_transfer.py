@@ -1,4 +1,4 @@
-"""An FSDP trainer's BF16 weights, by plan, against SGLang's own loading of the quantized checkpoint."""
+"""An FSDP trainer's weights, by plan, against SGLang's own loading of a quantized checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path
