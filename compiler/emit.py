@@ -10,7 +10,7 @@ from tranship.compiler.inputs import Inputs, plan_side
 from tranship.compiler.schedule import Scheduled
 from tranship.schema.codec import digest, dump
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
-from tranship.schema.manifest import BufferFamily, Derived, Fill
+from tranship.schema.manifest import Alias, BufferFamily, Derived, Fill
 from tranship.schema.plan import (
     PLAN_FORMAT,
     DerivedStep,
@@ -79,7 +79,7 @@ def _derived(inputs: Inputs, scheduled: Scheduled) -> tuple[DerivedStep, ...]:
             graph.add_edges_from((k, number) for k, own in enumerate(texts) if own == wanted)
     if not nx.is_directed_acyclic_graph(graph):
         raise DiagnosticError([_circle(inputs, families, _cycle(graph))])
-    written = _last_rounds(inputs, scheduled)
+    written = _with_aliases(inputs, _last_rounds(inputs, scheduled))
     steps: list[DerivedStep] = []
     for number in nx.lexicographical_topological_sort(graph):
         steps.append(_step(families[number], written))
@@ -110,6 +110,17 @@ def _last_rounds(inputs: Inputs, scheduled: Scheduled) -> dict[Texts, int]:
             texts = parse_template(name).texts
             last[texts] = max(last.get(texts, 0), int(moves.round.max(initial=0)))
     return last
+
+
+def _with_aliases(inputs: Inputs, written: dict[Texts, int]) -> dict[Texts, int]:
+    """Add the other names of buffers, which are written when the buffers are."""
+    aliases = {
+        parse_template(buffer.name).texts: parse_template(buffer.role.of).texts
+        for buffer in inputs.receiver.buffers
+        if isinstance(buffer.role, Alias)
+    }
+    also = {name: written[of] for name, of in aliases.items() if of in written}
+    return {name: max(written.get(name, 0), also.get(name, 0)) for name in {**written, **also}}
 
 
 def _step(family: BufferFamily, written: dict[Texts, int]) -> DerivedStep:

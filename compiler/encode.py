@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from tranship.compiler.inputs import Inputs
+from tranship.compiler.inputs import ROW_MAJOR, Inputs, buffer_layout
 from tranship.compiler.match import Match
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
 from tranship.schema.dtypes import CODE_DTYPES, DType, is_float, widens
@@ -12,7 +12,8 @@ from tranship.schema.formulas import FormulaName
 from tranship.schema.manifest import Scaled
 from tranship.schema.plan import Edge, Op, Place
 
-ROW_MAJOR = "row_major"
+QUANTIZABLE = frozenset({DType.BF16, DType.F16, DType.F32})
+"""Types whose every value the formulas, which compute in float32, take as it is."""
 
 Lossy = Literal["cast", "dequantize", "requantize"]
 
@@ -56,7 +57,7 @@ def _operation(
         case False, False:
             return _plain_to_plain(inputs, found, report)
         case False, True:
-            if not is_float(sender.dtype) or sender.dtype in CODE_DTYPES:
+            if sender.dtype not in QUANTIZABLE:
                 report(_no_conversion(inputs, found))
             return Op.QUANTIZE, Place.SENDER
         case True, False:
@@ -182,18 +183,28 @@ def _no_conversion(inputs: Inputs, found: Match) -> Diagnostic:
 def _check_layouts(
     inputs: Inputs, found: Match, op: Op, report: Callable[[Diagnostic], None]
 ) -> None:
-    sender, receiver = found.sender.buffer.layout, found.receiver.buffer.layout
-    if sender == receiver and (sender == ROW_MAJOR or op is Op.COPY):
-        return
-    report(
-        Diagnostic(
-            code="TS403",
-            message=f"{found.tensor} cannot be written in layout {receiver}",
-            at=inputs.at("receiver", found.receiver.pointer),
-            expected=f"layout {sender}, as the sender holds it" if op is Op.COPY else ROW_MAJOR,
-            found=f"layout {receiver}",
-            labels=(Label(inputs.at("sender", found.sender.pointer), f"layout {sender}"),),
-            help="have the engine hold the checkpoint layout, and derive the kernel layout from it "
-            "with its own recipe after the update",
-        )
+    pairs = [(found.sender.buffer.layout, found.receiver.buffer.layout, found.tensor)]
+    if found.receiver.half.scale is not None:
+        theirs = found.sender.half.scale
+        ours = buffer_layout(inputs.receiver, found.receiver.half.scale.buffer)
+        copied = theirs if op is Op.COPY else None
+        held = buffer_layout(inputs.sender, copied.buffer) if copied else ROW_MAJOR
+        pairs.append((held, ours, f"the scales of {found.tensor}"))
+    for sender, receiver, what in pairs:
+        if sender != receiver or (sender != ROW_MAJOR and op is not Op.COPY):
+            report(_wrong_layout(inputs, found, op, sender, receiver, what))
+
+
+def _wrong_layout(
+    inputs: Inputs, found: Match, op: Op, sender: str, receiver: str, what: str
+) -> Diagnostic:
+    return Diagnostic(
+        code="TS403",
+        message=f"{what} cannot be written in layout {receiver}",
+        at=inputs.at("receiver", found.receiver.pointer),
+        expected=f"layout {sender}, as the sender holds it" if op is Op.COPY else ROW_MAJOR,
+        found=f"layout {receiver}",
+        labels=(Label(inputs.at("sender", found.sender.pointer), f"layout {sender}"),),
+        help="have the engine hold the checkpoint layout, and derive the kernel layout from it "
+        "with its own recipe after the update",
     )

@@ -9,9 +9,13 @@ from tranship.schema.manifest import Manifest, Side
 from tranship.schema.placement import Placement
 from tranship.schema.plan import PlanSide
 from tranship.schema.policy import Policy
+from tranship.schema.template import parse_template
 from tranship.schema.transfer import Options
 
 POLICY = "policy"
+
+ROW_MAJOR = "row_major"
+"""The one layout into which values can be cut and converted."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class Inputs:
     def manifest(self, side: Side) -> Manifest:
         """The manifest of one side."""
         return self.sender if side is Side.SENDER else self.receiver
+
+
+def buffer_layout(manifest: Manifest, name: str) -> str:
+    """Return the declared layout of a buffer family, whatever its indices are called."""
+    texts = parse_template(name).texts
+    return next(b.layout for b in manifest.buffers if parse_template(b.name).texts == texts)
 
 
 def plan_side(manifest: Manifest) -> PlanSide:

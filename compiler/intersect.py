@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tranship.compiler.inputs import Inputs
+from tranship.compiler.inputs import ROW_MAJOR, Inputs, buffer_layout
 from tranship.compiler.tiling import Group, groups, receiver_pointer, tiling
 from tranship.schema.boxes import contains, grow_to_cells
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
@@ -27,7 +27,7 @@ def intersect(inputs: Inputs, edges: Sequence[Edge]) -> tuple[Edge, ...]:
         if complaint is not None:
             problems.append(complaint)
             continue
-        misfit = _grid_problem(inputs, kept, moves)
+        misfit = _grid_problem(inputs, kept, moves) or _layout_problem(inputs, kept, moves)
         if misfit is not None:
             problems.append(misfit)
             continue
@@ -52,6 +52,29 @@ def _grid_problem(
         if both and not np.array_equal(part.sender.origin, part.receiver.origin):
             return _misfit(
                 inputs, edge, "TS304", "the two grids start at different elements", "equal origins"
+            )
+    return None
+
+
+def _layout_problem(
+    inputs: Inputs, edges: Sequence[Edge], moves: Sequence[Moves]
+) -> Diagnostic | None:
+    """TS403 for parts of an opaque layout: only whole pieces of equal strides can be copied."""
+    for edge, part in zip(edges, moves, strict=True):
+        layout = buffer_layout(inputs.receiver, edge.receiver.buffer)
+        volume = part.region.volume
+        whole = np.array_equal(volume, part.sender.box.volume) and np.array_equal(
+            volume, part.receiver.box.volume
+        )
+        alike = np.array_equal(part.sender.strides, part.receiver.strides)
+        if layout != ROW_MAJOR and not (whole and alike):
+            return Diagnostic(
+                code="TS403",
+                message=f"{edge.tensor} cannot be cut in layout {layout}",
+                at=inputs.at("receiver", receiver_pointer(inputs, edge.receiver)),
+                expected="the same whole pieces with the same strides on both sides",
+                found="pieces that differ",
+                help="have both sides hold the checkpoint layout, and derive the kernel's from it",
             )
     return None
 

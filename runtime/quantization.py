@@ -257,7 +257,9 @@ def round_scale(scales: Tensor, scale_dtype: torch.dtype) -> Tensor:
 
 def _one_nan(values: Tensor) -> Tensor:
     """Give every NaN the bits of the positive quiet one: devices disagree on the others."""
-    bits, nan = (torch.int32, 0x7FC00000) if values.dtype == torch.float32 else (torch.int16, 0x7FC0)
+    bits, nan = (
+        (torch.int32, 0x7FC00000) if values.dtype == torch.float32 else (torch.int16, 0x7FC0)
+    )
     return values.view(bits).masked_fill(values.isnan(), nan).view(values.dtype)
 
 

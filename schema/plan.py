@@ -92,8 +92,10 @@ class Edge(Frozen):
     Of the sender ranks that hold the same box, in ascending order, number `turn` modulo their
     count sends; `nearest` keeps only those that the placement puts nearest to the receiver. An
     `amax` edge carries the largest magnitude of every block of the receiver's box, for the
-    quantize edges of the same tensor and round. `tensor` is the receiver's name for it; `source`
-    is the sender's where the two are tied.
+    quantize edges of the same tensor and round; the receiver then goes by these alone, so that
+    they must cover its blocks. What a receiver quantizes itself arrives in one round (and window)
+    and makes up one box of whole blocks, or has its amax. `tensor` is the receiver's name for it;
+    `source` is the sender's where the two are tied.
     """
 
     op: Op
@@ -112,7 +114,7 @@ class Edge(Frozen):
 
 
 class FillEdge(Frozen):
-    """A constant written into a region of a receiver buffer."""
+    """A constant written into a region of a receiver buffer, before the first round."""
 
     op: Literal["fill"] = "fill"
     buffer: TemplateText
@@ -123,11 +125,10 @@ class FillEdge(Frozen):
     sizes: tuple[IntExpression, ...]
     strides: tuple[IntExpression, ...]
     value: Annotated[int, Field(ge=0, le=1)]
-    round: LiteralInt = 0
 
 
 class DerivedStep(Frozen):
-    """A recipe to run on the receiver once round `after` is written, in list order."""
+    """A recipe to run on the receiver, in list order, when round `after` is written or later."""
 
     recipe: str
     buffer: TemplateText
@@ -138,7 +139,11 @@ class DerivedStep(Frozen):
 
 
 class Round(Frozen):
-    """A set of edges that run together in staging slot `slot`, once rounds `after` are unpacked."""
+    """A set of edges that run together in staging slot `slot`.
+
+    A rank may write the slot when its own part of rounds `after` is done: a sender's when it has
+    sent, a receiver's when it has unpacked. Every rank goes through the rounds in order.
+    """
 
     slot: Annotated[int, Field(ge=0, le=63)]
     after: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] = ()

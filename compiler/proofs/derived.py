@@ -196,7 +196,7 @@ def last_rounds(evidence: Evidence) -> dict[int, int]:
             _raise(last, end[reading.receiver_row].tolist(), reading.moves.round.tolist())
     for fill in evidence.readings.fills:
         owners = fill.memory.owner.tolist()
-        _raise(last, owners, [fill.edge.round] * len(owners))
+        _raise(last, owners, [0] * len(owners))
     return last
 
 

@@ -39,7 +39,6 @@ def _in_range(evidence: Evidence) -> Iterator[Diagnostic]:
         for reading in evidence.readings.edges
         for number in distinct(reading.moves.round)
     ]
-    named += [(f"/fills/{number}/round", fill.round) for number, fill in enumerate(plan.fills)]
     named += [(f"/derived/{number}/after", step.after) for number, step in enumerate(plan.derived)]
     named += [
         (f"/rounds/{number}/after", after)

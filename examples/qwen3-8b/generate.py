@@ -10,10 +10,13 @@ from pathlib import Path
 from tranship.schema.codec import dump, write_atomically
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import (
+    Alias,
     Axis,
     BufferFamily,
+    ConstantBuffer,
     Framework,
     IntExpression,
+    Kind,
     Manifest,
     Part,
     Piece,
@@ -25,6 +28,7 @@ from tranship.schema.manifest import (
 
 LAYERS = {"layer": "0..35"}
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCABULARY = 4096, 32, 8, 128, 12288, 151936
+POSITIONS = 40960
 FSDP, TP = 8, 2
 BLOCK = 128
 LAYER = "model.layers.{layer}"
@@ -173,6 +177,23 @@ def vocabulary_parallel(name: str) -> BufferFamily:
     return BufferFamily(name=name, dtype=DType.BF16, shape=(rows, HIDDEN), pieces=(piece,))
 
 
+def rotary_tables() -> tuple[BufferFamily, BufferFamily]:
+    """Cosines and sines of the positions: one table for all layers, which no update touches."""
+    first = "model.layers.0.self_attn.rotary_emb.cos_sin_cache"
+    shape, dtype, kind = (POSITIONS, HEAD_DIM), DType.BF16, Kind.BUFFER
+    reason = "follows from the model's configuration"
+    role = ConstantBuffer(kind="constant", reason=reason)
+    others = BufferFamily(
+        name=f"{LAYER}.self_attn.rotary_emb.cos_sin_cache",
+        indices={"layer": "1..35"},
+        dtype=dtype,
+        shape=shape,
+        kind=kind,
+        role=Alias(kind="alias", of=first),
+    )
+    return BufferFamily(name=first, dtype=dtype, shape=shape, kind=kind, role=role), others
+
+
 def receiver() -> Manifest:
     """The engine: four replicas of tp2, linears in FP8 with 128 x 128 blocks."""
     buffers = [
@@ -184,6 +205,7 @@ def receiver() -> Manifest:
         whole("model.norm.weight", HIDDEN, {}),
         *(vocabulary_parallel(name) for name in VOCABULARY_TENSORS),
     ]
+    buffers += rotary_tables()
     return Manifest(
         format="tranship.manifest/1",
         side=Side.RECEIVER,

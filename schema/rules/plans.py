@@ -42,10 +42,9 @@ def plan_rounds(plan: TransferPlan) -> Iterator[Finding]:
         yield from _exists(("rounds", number, "slot"), entry.slot, slots, "slot")
         for place, earlier in enumerate(entry.after):
             yield from _exists(("rounds", number, "after", place), earlier, number, "earlier round")
-    for number, fill in enumerate(plan.fills):
-        yield from _exists(("fills", number, "round"), fill.round, rounds, "round")
     for number, step in enumerate(plan.derived):
-        yield from _exists(("derived", number, "after"), step.after, rounds, "round")
+        # A plan of fills alone has no rounds; its recipes are said to follow round 0.
+        yield from _exists(("derived", number, "after"), step.after, max(rounds, 1), "round")
 
 
 def _exists(path: Path, number: int, count: int, what: str) -> Iterator[Finding]:

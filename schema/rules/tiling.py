@@ -59,11 +59,13 @@ class Region:
     def index(self, address: int) -> Ints | None:
         """Find which element, one index per dim, lies at an address; None where none does."""
         rest, found = address - self.offset, [0] * len(self.sizes)
+        if rest < 0 or not self.volume:
+            return None
         for dim in sorted(range(len(self.sizes)), key=lambda dim: -self.strides[dim]):
             if self.sizes[dim] > 1:
                 found[dim] = min(rest // self.strides[dim], self.sizes[dim] - 1)
                 rest -= found[dim] * self.strides[dim]
-        return tuple(found) if rest == 0 and self.volume else None
+        return tuple(found) if rest == 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,8 @@ def find_places(
     """
     conditions = [(axis, parse(value)) for mapping in at for axis, value in mapping.items()]
     named = set(read).union(*(variables(value) for _, value in conditions))
+    if not named and not conditions:
+        return Places({}, 1)
     own = {name: text for name, text in indices.items() if name in named}
     grid, points = index_grid(own), grid_size(own)
     spots = world.spots({axis for axis, _ in conditions} | (named - indices.keys()))

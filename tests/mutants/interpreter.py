@@ -267,13 +267,11 @@ def _store_scales(
 
 
 def _fills(machine: _Machine, number: int) -> None:
-    for fill in machine.plan.fills:
-        if fill.round == number:
-            found = fill_places(machine.plan.receiver, fill)
-            for place, offset, sizes, strides in found:
-                at = addresses(offset, sizes, strides)
-                cells = np.full(len(at), machine.values.number("fill", fill.value))
-                machine.write(place, fill.dtype, at, cells)
+    for fill in machine.plan.fills if number == 0 else ():
+        for place, offset, sizes, strides in fill_places(machine.plan.receiver, fill):
+            at = addresses(offset, sizes, strides)
+            cells = np.full(len(at), machine.values.number("fill", fill.value))
+            machine.write(place, fill.dtype, at, cells)
 
 
 def _derive(machine: _Machine, number: int) -> None:

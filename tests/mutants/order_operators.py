@@ -22,10 +22,6 @@ def reorder(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
         plus(edge.round, -1),
     ]
     choices += ["rank"] if last > 1 else []
-    if plan.fills and data.draw(st.booleans()):
-        fill = data.draw(st.integers(0, len(plan.fills) - 1))
-        moved = plan.fills[fill].model_copy(update={"round": last})
-        return replaced(plan, "fills", fill, moved)
     return with_edge(plan, number, round=data.draw(st.sampled_from(choices)))
 
 

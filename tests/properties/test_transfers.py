@@ -9,9 +9,9 @@ from tests.properties.build import build, fqn
 from tests.properties.cases import Case, cases
 from tests.properties.dense import Dense
 from tranship.compiler.pipeline import compile_transfer
-from tranship.compiler.verify import InputDigests, verify
+from tranship.compiler.verify import digests_of, verify
 from tranship.runtime.execute import simulate
-from tranship.schema.codec import digest, dump
+from tranship.schema.codec import dump
 from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest, Side
@@ -38,17 +38,6 @@ def permissive(case: Case) -> Policy:
     return Policy(format="tranship.policy/1", allow=tuple(dict.fromkeys(lines)))
 
 
-def digests(sender: Manifest, receiver: Manifest, policy: Policy, options: Options) -> InputDigests:
-    """Digests of the inputs as the command line computes them."""
-    return InputDigests(
-        sender=digest(dump(sender)),
-        receiver=digest(dump(receiver)),
-        policy=digest(dump(policy)),
-        placement=None,
-        options=digest(dump(options)),
-    )
-
-
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -67,7 +56,14 @@ def test_every_declared_transfer_delivers_the_oracles_bytes(case: Case) -> None:
     policy = permissive(case)
     plan, options = _compiled(case, manifests, policy)
     note(dump(plan).decode())
-    findings = verify(plan, *manifests, policy, None, digests=digests(*manifests, policy, options))
+    findings = verify(
+        plan,
+        *manifests,
+        policy,
+        None,
+        digests=digests_of(*manifests, policy, None, options),
+        options=options,
+    )
     assert findings == ()
     received = {
         rank: {name: _blank(tensor) for name, tensor in memory.items()}

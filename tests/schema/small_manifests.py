@@ -208,7 +208,7 @@ def changed(data: Json, *changes: Change) -> Json:
         *path, last = pointer.split("/")[1:]
         node: Any = data
         for part in path:
-            node = node[int(part)] if isinstance(node, list) else node[part]
+            node = node[int(part) if isinstance(node, list) else part]
         if last == "-":
             node.append(value)
         elif value is GONE:

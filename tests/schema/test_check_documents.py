@@ -104,7 +104,6 @@ PLAN: Json = {
             "sizes": [1],
             "strides": [1],
             "value": 0,
-            "round": 1,
         }
     ],
     "derived": [
@@ -161,7 +160,6 @@ CASES: list[tuple[str, list[Change], set[tuple[str, str]]]] = [
     ("transfer", [("/receiver", "trainer.manifest.json")], {("TS193", "/receiver")}),
     ("plan", [("/rounds/1/slot", 1)], {("TS194", "/rounds/1/slot")}),
     ("plan", [("/rounds/1/after/0", 1)], {("TS194", "/rounds/1/after/0")}),
-    ("plan", [("/fills/0/round", 2)], {("TS194", "/fills/0/round")}),
     ("plan", [("/derived/0/after", -1)], {("TS194", "/derived/0/after")}),
     ("plan", [("/sender/axes/0/size", 3)], {("TS150", "/sender/axes/0")}),
     ("plan", [("/schedule/min", [0])], {("TS137", "/schedule/min")}),

@@ -1,93 +1,31 @@
 """Manifests against brute force: every element of every buffer and tensor, one by one."""
 
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tranship.schema import indexset
-from tranship.schema.check import check_manifest
-from tranship.schema.manifest import Manifest
-
-Json = dict[str, Any]
-Env = dict[str, Any]
-
-TABLES = {"odd": [1, 0, 1, 0]}
-AXES = [{"name": "tp", "size": 2, "stride": 1}, {"name": "pp", "size": 2, "stride": 2}]
-
-
-def value(text: int | str, env: Env) -> int:
-    """Evaluate by Python itself, whose operators the grammar shares."""
-    return int(eval(str(text), {"__builtins__": {}, "min": min, "max": max}, env))
-
-
-def name(template: str, env: Env) -> str:
-    parts = template.replace("{", "}").split("}")
-    return "".join(str(value(p, env)) if n % 2 else p for n, p in enumerate(parts))
-
-
-def points(indices: Json) -> Iterator[Env]:
-    sets = [indexset.parse(text) for text in indices.values()]
-    for values in itertools.product(*sets):
-        yield dict(zip(indices, values, strict=True))
-
-
-def ranks(manifest: Json) -> Iterator[Env]:
-    for rank in range(manifest["world_size"]):
-        here = {a["name"]: rank // a["stride"] % a["size"] for a in manifest["axes"]}
-        yield {"rank": rank, **here, **manifest["tables"]}
-
-
-def present(at: Json, env: Env) -> bool:
-    return all(env[axis] == value(text, env) for axis, text in at.items())
-
-
-def values(entries: list[Any], env: Env) -> list[int]:
-    return [value(entry, env) for entry in entries]
-
-
-def addresses(offset: int, sizes: list[int], strides: list[int]) -> Iterator[int]:
-    for index in itertools.product(*map(range, sizes)):
-        yield offset + sum(i * s for i, s in zip(index, strides, strict=True))
-
-
-def nests(sizes: list[int], strides: list[int]) -> bool:
-    span = 0
-    for stride, size in sorted((t, s) for s, t in zip(sizes, strides, strict=True) if s > 1):
-        if stride <= span:
-            return False
-        span += stride * (size - 1)
-    return True
-
-
-def contiguous(shape: list[int]) -> list[int]:
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.insert(0, strides[0] * max(size, 1))
-    return strides[: len(shape)]
-
-
-def parts(buffer: Json, env: Env) -> Iterator[tuple[Json, Env]]:
-    for part in buffer.get("pieces", []) + buffer.get("fills", []):
-        for point in points(part.get("indices", {})):
-            inner = {**env, **point}
-            if present(part.get("at", {}), inner):
-                yield part, inner
-
-
-def instances(manifest: Json) -> Iterator[tuple[int, Json, Env]]:
-    for number, buffer in enumerate(manifest["buffers"]):
-        for env in ranks(manifest):
-            for point in points(buffer.get("indices", {})):
-                if present(buffer.get("at", {}), {**env, **point}):
-                    yield number, buffer, {**env, **point}
-
-
-Found = set[tuple[str, int]]
+from tests.schema.brute_force import (
+    AT,
+    AXES,
+    OWN_AT,
+    TABLES,
+    Env,
+    Found,
+    Json,
+    addresses,
+    contiguous,
+    found,
+    instances,
+    name,
+    nests,
+    parts,
+    points,
+    value,
+    values,
+)
 
 
 def memory_faults(manifest: Json) -> Found:
@@ -194,16 +132,11 @@ ENTRY = st.one_of(
          "min(layer, 1) * 2", "4 * tp", "max(0, 2 - rank)", "tp - 1"]
     ),
 )  # fmt: skip
-AT = st.one_of(
-    st.just({}), st.sampled_from([{"pp": "layer % 2"}, {"tp": "odd[layer]"}, {"rank": "layer"}])
-)
-OWN_AT = st.one_of(AT, st.sampled_from([{"tp": "extra"}, {"pp": "extra"}]))
-
-
-SHARDS = [([0, 0], [4, 3]), (["tp * 2", 0], [2, 3]), ([0, "pp"], [4, "1 + pp"]),
+Shard = tuple[list[int | str], list[int | str]]
+SHARDS: list[Shard] = [([0, 0], [4, 3]), (["tp * 2", 0], [2, 3]), ([0, "pp"], [4, "1 + pp"]),
           (["rank", 0], [1, 3]), (["layer % 2 * 2", 0], [2, 3])]  # fmt: skip
 ROWS, COLUMNS = "4 - layer // 2 * 2", "2 + layer // 2"
-BOXES: dict[str, list[tuple[list[int | str], list[int | str]]]] = {
+BOXES: dict[str, list[Shard]] = {
     "w": SHARDS,
     "t": SHARDS,
     "v": [([0, 0], [ROWS, COLUMNS]), (["tp", 0], [f"{ROWS} - tp", COLUMNS])],
@@ -281,12 +214,6 @@ def manifests(draw: st.DrawFn) -> Json:
     }
 
 
-def found(data: Json) -> Found:
-    """What the rules find, by the number of the buffer or tensor family."""
-    diagnostics = check_manifest(Manifest.model_validate_json(json.dumps(data)))
-    return {(d.code, int(d.at.pointer.split("/")[2])) for d in diagnostics if d.at is not None}
-
-
 @settings(max_examples=150, deadline=None)
 @given(manifests())
 def test_geometry_agrees_with_brute_force(data: Json) -> None:
@@ -321,127 +248,3 @@ def test_completeness_agrees_with_brute_force(data: Json) -> None:
     expected = tensor_faults(data)
     if not any(code == "TS165" for code, _ in expected):
         assert found(data) & {("TS188", 0)} == expected
-
-
-BLOCK = [2, 3]
-SCALE_BOXES: list[tuple[list[int | str], list[int | str]]] = [
-    ([0, 0], [3, 2]), (["tp", 0], [2, 2]), (["layer", 0], [1, 2]), ([0, "pp"], [3, 1]),
-    (["0 - 1", 0], [3, 2]), ([0, 0], ["3 - rank", 2]),
-]  # fmt: skip
-CODE_BOXES: list[tuple[list[int | str], list[int | str]]] = [
-    ([0, 0], [5, 4]), (["tp * 2", 0], [2, 4]), (["layer * 2", 0], [2, 4]), ([0, "pp * 3"], [5, 1]),
-    (["tp", 0], [3, 2]), ([0, 0], ["5 - rank", 4]),
-]  # fmt: skip
-ORIGINS: list[list[int | str]] = [[0, 0], [0, 0], ["tp", 0], [1, 0], [0, "0 - 1"]]
-
-
-def tensor_piece(draw: st.DrawFn, boxes: list[Any], part: str) -> Json:
-    start, extent = draw(st.sampled_from(boxes))
-    return {
-        "tensor": draw(st.sampled_from(["q.{layer}", "q.{extra}", "q.{extra}"])),
-        "indices": {"extra": draw(st.sampled_from(["0..1", "1", "0"]))},
-        "at": draw(st.one_of(st.just({}), OWN_AT)),
-        "part": part,
-        "start": start,
-        "extent": extent,
-        "origin": draw(st.sampled_from(ORIGINS)),
-    }
-
-
-@st.composite
-def scaled_manifests(draw: st.DrawFn) -> Json:
-    """One family of codes and one of scales, whose pieces are drawn apart."""
-    common: Json = {"indices": {"layer": "0..2"}, "at": draw(AT), "shape": [8, 8]}
-    codes: Json = {
-        **common,
-        "name": "codes.{layer}",
-        "dtype": "f8e4m3fn",
-        "encoding": {"kind": "scaled", "block": BLOCK, "scale": "scales.{layer}"},
-        "pieces": [tensor_piece(draw, CODE_BOXES, "value") for _ in range(draw(st.integers(1, 2)))],
-    }
-    scales: Json = {
-        **common,
-        "name": "scales.{layer}",
-        "dtype": "f32",
-        "encoding": {"kind": "scale", "of": "codes.{layer}"},
-        "pieces": [
-            {**piece, **dict(zip(("start", "extent"), draw(st.sampled_from(SCALE_BOXES)),
-                                 strict=True)), "part": "scale"}
-            for piece in codes["pieces"]
-        ],
-    }  # fmt: skip
-    scales["pieces"] += [
-        tensor_piece(draw, SCALE_BOXES, "scale") for _ in range(draw(st.integers(0, 2)))
-    ]
-    scales["pieces"] = scales["pieces"][draw(st.integers(0, 1)) :]
-    return {
-        "format": "tranship.manifest/1",
-        "side": "receiver",
-        "world_size": draw(st.sampled_from([3, 4])),
-        "axes": AXES,
-        "tables": TABLES,
-        "tensors": [{"name": "q.{layer}", "indices": {"layer": "0..2"}, "shape": [5, 4]}],
-        "buffers": [codes, scales],
-    }
-
-
-Held = tuple[str, list[int], list[range], int]
-"""A tensor, the origin of its blocks, the blocks in each dim, and the number of the piece."""
-
-
-def blocks(env: Env, buffer: Json) -> list[Held]:
-    """What each piece of a buffer holds on one rank, in blocks."""
-    held: list[Held] = []
-    for part, inner in parts(buffer, env):
-        start, extent = values(part["start"], inner), values(part["extent"], inner)
-        origin = values(part["origin"], inner)
-        if min(extent) < 1:
-            continue
-        ends = zip(start, extent, origin, BLOCK, strict=True)
-        spans = [
-            range(s, s + e)
-            if part["part"] == "scale"
-            else range((s - o) // b, (s + e - 1 - o) // b + 1)
-            for s, e, o, b in ends
-        ]
-        number = next(n for n, piece in enumerate(buffer["pieces"]) if piece is part)
-        held.append((name(part["tensor"], inner), origin, spans, number))
-    return held
-
-
-def within(inner: range, outer: range) -> bool:
-    return inner.start >= outer.start and inner.stop <= outer.stop
-
-
-def scale_faults(manifest: Json) -> set[tuple[str, str]]:
-    codes, scales = manifest["buffers"]
-    faults = set[tuple[str, str]]()
-    for number, _, env in instances(manifest):
-        if number:
-            continue
-        held, scaled = blocks(env, codes), blocks(env, scales)
-        for tensor, origin, spans, piece in held:
-            fits = [
-                all(map(within, spans, others))
-                for name, its, others, _ in scaled
-                if (name, its) == (tensor, origin)
-            ]
-            if not any(fits):
-                faults.add(("TS178", f"/buffers/0/pieces/{piece}"))
-        for tensor, _, _, piece in scaled:
-            if tensor not in [name for name, *_ in held]:
-                faults.add(("TS179", f"/buffers/1/pieces/{piece}"))
-        for a, b in itertools.combinations(held, 2):
-            meet = all(set(x) & set(y) for x, y in zip(a[2], b[2], strict=True))
-            if a[:2] == b[:2] and meet:
-                faults.add(("TS186", f"/buffers/0/pieces/{max(a[3], b[3])}"))
-    return faults
-
-
-@settings(max_examples=100, deadline=None)
-@given(scaled_manifests())
-def test_scales_agree_with_brute_force(data: Json) -> None:
-    diagnostics = check_manifest(Manifest.model_validate_json(json.dumps(data)))
-    pairs = {(d.code, d.at.pointer) for d in diagnostics if d.at is not None}
-    codes = {"TS178", "TS179", "TS186"}
-    assert {pair for pair in pairs if pair[0] in codes} == scale_faults(data)

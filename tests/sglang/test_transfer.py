@@ -15,11 +15,11 @@ from tests.sglang.load import UNWRITTEN, read_tensors, write_tensors
 from tests.sglang.replay import bits
 from tests.sglang.test_trace import BOTH_SCRIPTS, pytestmark, run
 from tranship.compiler.pipeline import compile_transfer
-from tranship.compiler.verify import InputDigests, verify
+from tranship.compiler.verify import digests_of, verify
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.execute import simulate
 from tranship.schema.check import check_manifest
-from tranship.schema.codec import digest, dump, load
+from tranship.schema.codec import load
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
@@ -129,10 +129,8 @@ def test_the_plan_delivers_what_sglang_loads(
     assert check_manifest(ours, None) == check_manifest(theirs, None) == ()
     options = Options()
     plan = compile_transfer(ours, theirs, options=options)
-    digests = InputDigests(
-        digest(dump(ours)), digest(dump(theirs)), None, None, digest(dump(options))
-    )
-    assert verify(plan, ours, theirs, digests=digests) == ()
+    named = digests_of(ours, theirs, None, None, options)
+    assert verify(plan, ours, theirs, digests=named, options=options) == ()
     records = [b for b in expand(theirs).buffers if b.role.kind == "transfer"]
     received: dict[int, Checkpoint] = {rank: {} for rank in range(tp)}
     for record in records:

@@ -122,7 +122,7 @@ def fill_lines(fill: FillEdge, ranks: str, width: int) -> Iterator[Text]:
     yield from field("to", [(ranks, PLACE), *index_parts(fill.indices)], width)
     region = region_text(fill.offset, fill.sizes, fill.strides)
     yield from field("", [f"in {fill.buffer} {region}"], width)
-    yield from field("round", [f"{fill.round}"], width)
+    yield from field("round", ["before the first"], width)
 
 
 def derived_lines(step: DerivedStep, ranks: str, width: int) -> Iterator[Text]:
