@@ -27,6 +27,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SGLANG := $(VENV)/.sglang
 
 # Silences a notice about newer versions, which asks the network on every run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -39,7 +40,7 @@ help:
 demo: $(READY)
 	$(BIN)/tranship demo
 
-test: lint
+test: lint $(SGLANG)
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(READY)
@@ -78,6 +79,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) \
 		-c constraints.txt -e '.[runtime,dev]'; \
 	touch $@
+
+# SGLang as far as its models load without a GPU. Its tests skip themselves where it is missing.
+$(SGLANG): tests/sglang/requirements.txt $(READY)
+	@echo "Adding what the tests against real SGLang models need."; \
+	if $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --no-deps \
+		-r tests/sglang/requirements.txt; then touch $@; \
+	else echo "SGLang cannot be installed here: its tests are skipped."; fi
 
 clean:
 	rm -rf build dist *.egg-info .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache
