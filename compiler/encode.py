@@ -63,7 +63,8 @@ def _operation(
         case True, False:
             if not is_float(receiver.dtype) or receiver.dtype in CODE_DTYPES:
                 report(_no_conversion(inputs, found))
-            _need(inputs, found, "dequantize", report)
+            else:
+                _need(inputs, found, "dequantize", report)
             return Op.DEQUANTIZE, Place.SENDER
         case _:
             reason = passthrough_obstacle(found)
@@ -81,6 +82,7 @@ def _plain_to_plain(
         return Op.COPY, Place.SENDER
     if not (is_float(sender) and is_float(receiver)):
         report(_no_conversion(inputs, found))
+        return Op.CAST, Place.SENDER
     if widens(sender, receiver) and sender not in CODE_DTYPES:
         return Op.CAST, Place.RECEIVER
     _need(inputs, found, "cast", report)

@@ -1,6 +1,7 @@
 """Holders: every value piece of a manifest as one end of a possible edge."""
 
 from tranship.compiler.holder import Holder, piece_strides
+from tranship.compiler.number import numbered
 from tranship.compiler.scales import with_scales
 from tranship.schema.manifest import BufferFamily, Manifest, Part, Piece, Scaled, TensorFamily
 from tranship.schema.plan import Half, PlanSide
@@ -13,6 +14,7 @@ def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
     Raises:
         DiagnosticError: TS404 values whose scales are not declared with them.
     """
+    manifest = numbered(manifest)
     shapes = tensor_shapes(manifest)
     found: list[Holder] = []
     for number, buffer in enumerate(manifest.buffers):
@@ -29,7 +31,7 @@ def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
 def tensor_shapes(manifest: Manifest) -> dict[tuple[str, ...], tuple[TensorFamily, ...]]:
     """Group the declared tensor families by the literal texts of their names."""
     found: dict[tuple[str, ...], tuple[TensorFamily, ...]] = {}
-    for family in manifest.tensors:
+    for family in numbered(manifest).tensors:
         texts = parse_template(family.name).texts
         found[texts] = (*found.get(texts, ()), family)
     return found

@@ -9,6 +9,7 @@ import networkx as nx
 from tranship.compiler.holder import Holder, Indices, common_indices, rename
 from tranship.compiler.holders import holders, tensor_shapes
 from tranship.compiler.inputs import POLICY, Inputs, plan_side
+from tranship.compiler.number import numbered
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
 from tranship.schema.manifest import Manifest, Side, TensorFamily
@@ -88,7 +89,7 @@ def _ties(inputs: Inputs) -> dict[Texts, Texts]:
     return {
         parse_template(family.name).texts: parse_template(family.tied_to).texts
         for manifest in (inputs.receiver, inputs.sender)
-        for family in manifest.tensors
+        for family in numbered(manifest).tensors
         if family.tied_to is not None
     }
 

@@ -192,7 +192,6 @@ PLANS: list[tuple[str, Callable[[], Case], Change]] = [
     ("TS649", experts, windowed("divide", "reciprocal")),
     ("TS650", copies, edge(0, round=99)),
     ("TS650", copies, edge(0, round=-1)),
-    ("TS650", tied, item("fills", 0, round=1)),
     ("TS651", cut_blocks, split),
     ("TS652", copies, item("rounds", 0, after=(1,))),
     ("TS653", split_amax, less("edges", 1)),
