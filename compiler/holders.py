@@ -1,9 +1,15 @@
 """Holders: every value piece of a manifest as one end of a possible edge."""
 
+import numpy as np
+
 from tranship.compiler.holder import Holder, piece_strides
 from tranship.compiler.number import numbered
 from tranship.compiler.scales import with_scales
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
+from tranship.schema.expression import evaluate, parse
 from tranship.schema.manifest import BufferFamily, Manifest, Part, Piece, Scaled, TensorFamily
+from tranship.schema.mesh import table_arrays
+from tranship.schema.moves import index_grid
 from tranship.schema.plan import Half, PlanSide
 from tranship.schema.template import parse_template
 
@@ -12,7 +18,8 @@ def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
     """List every value piece of every transfer buffer, with the scales that belong to it.
 
     Raises:
-        DiagnosticError: TS404 values whose scales are not declared with them.
+        DiagnosticError: TS404 values whose scales are not declared with them, TS405 conditions
+            that cannot be joined.
     """
     manifest = numbered(manifest)
     shapes = tensor_shapes(manifest)
@@ -21,11 +28,47 @@ def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
         if buffer.role.kind != "transfer":
             continue
         for place, piece in enumerate(buffer.pieces):
-            if piece.part is Part.VALUE:
-                holder = _holder(manifest, buffer, piece, f"/buffers/{number}/pieces/{place}")
+            pointer = f"/buffers/{number}/pieces/{place}"
+            if piece.part is Part.VALUE and _exists(manifest, side, buffer, piece, pointer):
+                holder = _holder(manifest, buffer, piece, pointer)
                 shape = shapes[holder.tensor.texts][0].shape
                 found.extend(with_scales(holder, manifest, side, shape))
     return tuple(found)
+
+
+def _exists(
+    manifest: Manifest, side: PlanSide, buffer: BufferFamily, piece: Piece, pointer: str
+) -> bool:
+    """Whether the conditions of a buffer and its piece can both hold on one rank.
+
+    Raises:
+        DiagnosticError: TS405, an axis that both name, differently for some indices only.
+    """
+    grid = index_grid({**buffer.indices, **piece.indices})
+    for axis in sorted(set(buffer.at) & set(piece.at)):
+        ours, theirs = (
+            np.asarray(evaluate(parse(at[axis]), grid, table_arrays(side.tables)))
+            for at in (piece.at, buffer.at)
+        )
+        same = ours == theirs
+        if not same.any():
+            return False
+        if not same.all():
+            raise DiagnosticError([_two_conditions(manifest, buffer, piece, axis, pointer)])
+    return True
+
+
+def _two_conditions(
+    manifest: Manifest, buffer: BufferFamily, piece: Piece, axis: str, pointer: str
+) -> Diagnostic:
+    return Diagnostic(
+        code="TS405",
+        message=f"a piece of {piece.tensor} limits axis {axis} otherwise than its buffer",
+        at=Location(manifest.side.value, f"{pointer}/at/{axis}"),
+        expected=f"{buffer.at[axis]}, as the buffer does",
+        found=str(piece.at[axis]),
+        help="name each axis once, in the buffer or in the piece",
+    )
 
 
 def tensor_shapes(manifest: Manifest) -> dict[tuple[str, ...], tuple[TensorFamily, ...]]:

@@ -58,7 +58,7 @@ _ALL = (
         equation="scale = amax * (1 / largest); code = round(x * ((1 / amax) * largest))",
         amax_floor=1e-4,
         power_of_two=False,
-        source="DeepGEMM 1.0 tests/test_core.py, per_block_cast_to_fp8 (`448.0 / x_amax`)",
+        source="DeepGEMM tests/test_core.py, per_block_cast_to_fp8 (`448.0 / x_amax`)",
     ),
     Formula(
         name="power_of_two",

@@ -175,6 +175,14 @@ def test_a_block_that_is_the_whole_tensor_cannot_be_cut_into_windows() -> None:
     assert compile_transfer(sender, receiver).edges
 
 
+def test_a_piece_exists_where_its_own_and_its_buffers_conditions_hold() -> None:
+    both = buffer(at={"tp": "layer"}, pieces=[piece(at={"tp": 0})])
+    assert refused(SENDER, manifest("receiver", both)) == {"TS405"}
+    never = buffer(at={"tp": 0}, pieces=[piece(at={"tp": 0}), piece(at={"tp": 1})])
+    (edge,) = compile_transfer(SENDER, manifest("receiver", never)).edges
+    assert edge.receiver.at == {"tp": 0}
+
+
 def test_a_layer_spelled_out_is_the_layer_with_that_number() -> None:
     def spelled(text: str) -> str:
         return text.replace("{layer}", "1")
