@@ -30,12 +30,14 @@ class Holder:
     """A piece of a transfer buffer: which tensors it holds (`tensor`, over `indices`) and where.
 
     `half` has every default spelled out; its own indices are those not in the tensor's name.
+    `shape` is that of the logical tensors.
     """
 
     side: Side
     tensor: Template
     indices: Indices
     half: Half
+    shape: tuple[int, ...]
     buffer: BufferFamily
     pointer: str
 

@@ -1,8 +1,11 @@
 """Holders: every value piece of a manifest as one end of a possible edge."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
 import numpy as np
 
-from tranship.compiler.holder import Holder, piece_strides
+from tranship.compiler.holder import Holder, common_indices, piece_strides
 from tranship.compiler.number import numbered
 from tranship.compiler.scales import with_scales
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
@@ -13,6 +16,8 @@ from tranship.schema.moves import index_grid
 from tranship.schema.plan import Half, PlanSide
 from tranship.schema.template import parse_template
 
+Texts = tuple[str, ...]
+
 
 def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
     """List every value piece of every transfer buffer, with the scales that belong to it.
@@ -22,7 +27,7 @@ def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
             that cannot be joined.
     """
     manifest = numbered(manifest)
-    shapes = tensor_shapes(manifest)
+    shapes = _tensor_families(manifest)
     found: list[Holder] = []
     for number, buffer in enumerate(manifest.buffers):
         if buffer.role.kind != "transfer":
@@ -30,9 +35,8 @@ def holders(manifest: Manifest, side: PlanSide) -> tuple[Holder, ...]:
         for place, piece in enumerate(buffer.pieces):
             pointer = f"/buffers/{number}/pieces/{place}"
             if piece.part is Part.VALUE and _exists(manifest, side, buffer, piece, pointer):
-                holder = _holder(manifest, buffer, piece, pointer)
-                shape = shapes[holder.tensor.texts][0].shape
-                found.extend(with_scales(holder, manifest, side, shape))
+                for holder in _by_shape(_holder(manifest, buffer, piece, pointer), shapes):
+                    found.extend(with_scales(holder, manifest, side))
     return tuple(found)
 
 
@@ -71,10 +75,10 @@ def _two_conditions(
     )
 
 
-def tensor_shapes(manifest: Manifest) -> dict[tuple[str, ...], tuple[TensorFamily, ...]]:
+def _tensor_families(manifest: Manifest) -> dict[Texts, tuple[TensorFamily, ...]]:
     """Group the declared tensor families by the literal texts of their names."""
-    found: dict[tuple[str, ...], tuple[TensorFamily, ...]] = {}
-    for family in numbered(manifest).tensors:
+    found: dict[Texts, tuple[TensorFamily, ...]] = {}
+    for family in manifest.tensors:
         texts = parse_template(family.name).texts
         found[texts] = (*found.get(texts, ()), family)
     return found
@@ -98,4 +102,17 @@ def _holder(manifest: Manifest, buffer: BufferFamily, piece: Piece, pointer: str
         strides=piece_strides(buffer, piece),
         block=block,
     )
-    return Holder(manifest.side, tensor, named, half, buffer, pointer)
+    return Holder(manifest.side, tensor, named, half, (), buffer, pointer)
+
+
+def _by_shape(
+    holder: Holder, families: Mapping[Texts, tuple[TensorFamily, ...]]
+) -> Iterator[Holder]:
+    """Divide a holder by the declared families that its tensors belong to."""
+    for family in families[holder.tensor.texts]:
+        declared = parse_template(family.name).index_names
+        names = dict(zip(declared, holder.tensor.index_names, strict=True))
+        domain = {names[name]: family.indices[name] for name in declared}
+        shared = common_indices(holder.indices, domain)
+        if shared is not None:
+            yield replace(holder, indices=shared, shape=family.shape)

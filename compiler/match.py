@@ -6,14 +6,15 @@ from fnmatch import fnmatchcase
 
 import networkx as nx
 
+from tranship.compiler.fresh import with_fresh_names
 from tranship.compiler.holder import Holder, Indices, common_indices, rename
-from tranship.compiler.holders import holders, tensor_shapes
+from tranship.compiler.holders import holders
 from tranship.compiler.inputs import POLICY, Inputs, plan_side
 from tranship.compiler.number import numbered
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
-from tranship.schema.manifest import Manifest, Side, TensorFamily
-from tranship.schema.mesh import RANK
+from tranship.schema.expression import Constant
+from tranship.schema.manifest import Side, TensorFamily
 from tranship.schema.nearest import nearest
 from tranship.schema.plan import UnusedTensor
 from tranship.schema.template import parse_template, template_text
@@ -49,10 +50,14 @@ def match(inputs: Inputs) -> Matched:
 
     Raises:
         DiagnosticError: TS201 a receiver tensor that the sender lacks, TS202 a sender tensor that
-            nobody takes, TS203 two global shapes, TS204 a policy line that excuses nothing.
+            nobody takes, TS203 two global shapes, TS204 a policy line that excuses nothing, TS205
+            ties that cannot be followed.
     """
-    senders = holders(inputs.sender, plan_side(inputs.sender))
-    receivers = holders(inputs.receiver, plan_side(inputs.receiver))
+    senders, receivers = with_fresh_names(
+        inputs,
+        holders(inputs.sender, plan_side(inputs.sender)),
+        holders(inputs.receiver, plan_side(inputs.receiver)),
+    )
     graph = _name_graph(inputs, senders, receivers)
     matches = tuple(
         found
@@ -61,7 +66,7 @@ def match(inputs: Inputs) -> Matched:
         if graph.has_edge(
             (Side.SENDER, sender.tensor.texts), (Side.RECEIVER, receiver.tensor.texts)
         )
-        for found in _pairs(inputs, sender, receiver)
+        for found in _pairs(sender, receiver)
     )
     unused, problems = _unused(inputs, senders, matches)
     problems += _missing(inputs, receivers, senders, matches) + _shapes(inputs, matches)
@@ -85,20 +90,52 @@ def _name_graph(
 
 
 def _ties(inputs: Inputs) -> dict[Texts, Texts]:
-    """Names of tied tensors to the names of what they are tied to, on either side."""
-    return {
-        parse_template(family.name).texts: parse_template(family.tied_to).texts
-        for manifest in (inputs.receiver, inputs.sender)
-        for family in numbered(manifest).tensors
-        if family.tied_to is not None
-    }
+    """Names of tied tensors to the names of what they are tied to, on either side.
+
+    Raises:
+        DiagnosticError: TS205 ties that contradict one another, or that change an index.
+    """
+    found: dict[Texts, Texts] = {}
+    problems: list[Diagnostic] = []
+    for side in Side:
+        for number, family in enumerate(numbered(inputs.manifest(side)).tensors):
+            if family.tied_to is None:
+                continue
+            name, other = parse_template(family.name), parse_template(family.tied_to)
+            if _keeps_indices(family) and found.setdefault(name.texts, other.texts) == other.texts:
+                continue
+            problems.append(
+                Diagnostic(
+                    code="TS205",
+                    message=f"{family.name} cannot be tied to {family.tied_to}",
+                    at=inputs.at(side.value, f"/tensors/{number}/tied_to"),
+                    expected="one tensor on both sides, with the same indices in the same order",
+                    found=family.tied_to,
+                    help="declare the tensor's own pieces, or the tie that both sides mean",
+                )
+            )
+    if problems:
+        raise DiagnosticError(problems)
+    return found
 
 
-def _pairs(inputs: Inputs, sender: Holder, receiver: Holder) -> Iterator[Match]:
+def _keeps_indices(family: TensorFamily) -> bool:
+    """Whether every hole of `tied_to` is the index of the name's hole at that place."""
+    assert family.tied_to is not None
+    name, other = parse_template(family.name), parse_template(family.tied_to)
+    if len(name.holes) != len(other.holes):
+        return False
+    return all(
+        theirs == ours
+        or (isinstance(theirs, Constant) and family.indices[index] == str(theirs.value))
+        for index, ours, theirs in zip(name.index_names, name.holes, other.holes, strict=True)
+    )
+
+
+def _pairs(sender: Holder, receiver: Holder) -> Iterator[Match]:
     """The match of two holders whose names agree, if they share an index assignment."""
-    receiver = _clear_names(inputs, receiver)
     names = dict(zip(sender.tensor.index_names, receiver.tensor.index_names, strict=True))
-    sender = rename(_clear_extras(sender, set(names.values())), names)
+    sender = rename(sender, names)
     indices = common_indices(receiver.indices, sender.indices)
     if indices is None:
         return
@@ -106,27 +143,11 @@ def _pairs(inputs: Inputs, sender: Holder, receiver: Holder) -> Iterator[Match]:
     yield Match(
         tensor=template_text(receiver.tensor),
         source=template_text(sender.tensor) if tied else None,
-        shape=family_of(inputs.receiver, receiver).shape,
+        shape=receiver.shape,
         indices=indices,
         sender=sender,
         receiver=receiver,
     )
-
-
-def _clear_names(inputs: Inputs, receiver: Holder) -> Holder:
-    """Rename the receiver's tensor indices where the sender has an axis of that name."""
-    taken = {axis.name for side in Side for axis in inputs.manifest(side).axes} | {RANK}
-    return rename(receiver, {name: f"{name}_index" for name in receiver.indices if name in taken})
-
-
-def _clear_extras(sender: Holder, taken: set[str]) -> Holder:
-    """Rename the sender's own indices where an edge index has that name."""
-    return rename(sender, {name: f"sender_{name}" for name in sender.half.indices if name in taken})
-
-
-def family_of(manifest: Manifest, holder: Holder) -> TensorFamily:
-    """The declared tensor family that a holder's tensors belong to."""
-    return tensor_shapes(manifest)[holder.tensor.texts][0]
 
 
 def _points(indices: Indices) -> set[tuple[int, ...]]:
@@ -146,6 +167,8 @@ def _missing(
     """TS201: receiver tensors without any sender piece."""
     problems: list[Diagnostic] = []
     for receiver in receivers:
+        if 0 in receiver.shape:
+            continue
         covered = [m for m in matches if m.receiver.pointer == receiver.pointer]
         left = _points(receiver.indices).difference(*(_points(m.indices) for m in covered))
         if left:
@@ -158,11 +181,11 @@ def _missing_diagnostic(
 ) -> Diagnostic:
     name = template_text(receiver.tensor)
     known = {template_text(holder.tensor): holder for holder in senders}
-    shape = list(family_of(inputs.receiver, receiver).shape)
+    shape = list(receiver.shape)
     labels = tuple(
         Label(
             inputs.at("sender", known[near].pointer),
-            f"{near} {list(family_of(inputs.sender, known[near]).shape)} is close",
+            f"{near} {list(known[near].shape)} is close",
         )
         for near in nearest(name, known)
     )
@@ -185,7 +208,7 @@ def _shapes(inputs: Inputs, matches: tuple[Match, ...]) -> list[Diagnostic]:
     """TS203: matched tensors whose global shapes differ."""
     problems: list[Diagnostic] = []
     for found in {(m.tensor, m.sender.pointer): m for m in matches}.values():
-        theirs = family_of(inputs.sender, found.sender).shape
+        theirs = found.sender.shape
         if theirs != found.shape:
             problems.append(
                 Diagnostic(

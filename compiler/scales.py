@@ -45,9 +45,7 @@ class ScalePiece:
     half: ScaleHalf
 
 
-def with_scales(
-    holder: Holder, manifest: Manifest, side: PlanSide, shape: tuple[int, ...]
-) -> Iterator[Holder]:
+def with_scales(holder: Holder, manifest: Manifest, side: PlanSide) -> Iterator[Holder]:
     """Yield the holder itself if it is not scaled, else holders with their scales.
 
     Raises:
@@ -57,7 +55,7 @@ def with_scales(
     if not isinstance(encoding, Scaled):
         yield holder
         return
-    block = resolve_block(encoding.block, shape)
+    block = resolve_block(encoding.block, holder.shape)
     pieces = tuple(_scale_pieces(holder, encoding, manifest))
     names = (*holder.indices, *holder.half.indices)
     left = holder_keys(holder, side, names)

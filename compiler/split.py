@@ -7,6 +7,7 @@ from math import lcm
 import numpy as np
 
 from tranship.compiler.draft import all_moves
+from tranship.compiler.fresh import window_index
 from tranship.compiler.inputs import Inputs
 from tranship.compiler.usage import Usage, usage_of
 from tranship.schema import indexset
@@ -16,8 +17,6 @@ from tranship.schema.manifest import IntExpression
 from tranship.schema.moves import edge_block
 from tranship.schema.plan import Edge, Window
 from tranship.schema.template import parse_template
-
-WINDOW = "window"
 
 
 @dataclass(frozen=True)
@@ -149,18 +148,15 @@ def _windows(
     ]
     if not found:
         return _too_large(inputs, chosen[0], capacity)
-    cut = min(found, key=lambda windowed: _window_count(windowed[0]))
-    count = _window_count(cut[0])
-    term = f"{second} * {count} + {WINDOW}" if second else WINDOW
+    window = window_index(inputs)
+    cut = min(found, key=lambda windowed: len(indexset.parse(windowed[0].indices[window])))
+    count = len(indexset.parse(cut[0].indices[window]))
+    term = f"{second} * {count} + {window}" if second else window
     parts = {
-        n: Part(0, term, {WINDOW: edge.indices[WINDOW]}, edge.window)
+        n: Part(0, term, {window: edge.indices[window]}, edge.window)
         for n, edge in zip(members, cut, strict=True)
     }
     return _Cut(top * count, parts)
-
-
-def _window_count(edge: Edge) -> int:
-    return len(indexset.parse(edge.indices[WINDOW]))
 
 
 def _fewest_windows(
@@ -173,7 +169,7 @@ def _fewest_windows(
     while unit and count * unit < size:
         count += max(1, count // 4)
         width = -(-size // (count * unit)) * unit
-        cut = [_windowed(edge, dim, width) for edge in edges]
+        cut = [_windowed(edge, dim, width, window_index(inputs)) for edge in edges]
         if _windows_fit(inputs, cut, capacity):
             return cut
     return None
@@ -192,22 +188,26 @@ def _unit(edges: Sequence[Edge], dim: int) -> int:
     return unit
 
 
-def _windowed(edge: Edge, dim: int, width: int) -> Edge:
+def _windowed(edge: Edge, dim: int, width: int, name: str) -> Edge:
     count = -(-edge.shape[dim] // width)
     start: list[IntExpression] = [0 for _ in edge.shape]
-    start[dim] = f"{WINDOW} * {width}"
+    start[dim] = f"{name} * {width}"
     extent = [width if d == dim else size for d, size in enumerate(edge.shape)]
     window = Window(start=tuple(start), extent=tuple(extent))
-    indices = {**edge.indices, WINDOW: f"0..{count - 1}"}
+    indices = {**edge.indices, name: f"0..{count - 1}"}
     return edge.model_copy(update={"window": window, "indices": indices})
 
 
 def _windows_fit(inputs: Inputs, edges: Sequence[Edge], capacity: int) -> bool:
-    """Whether every window of every index assignment fits a slot."""
+    """Whether every window fits a slot, together with all that shares its round.
+
+    A round is told by the first two indices and the window; later indices share it.
+    """
     usage = usage_of(inputs, edges, all_moves(inputs, edges))
     loads: dict[tuple[int, ...], IntArray] = {}
     for number, edge in enumerate(usage.edges):
-        keys = np.stack(list(edge.indices.values()), axis=1)
+        *tensor, window = edge.indices.values()
+        keys = np.stack([*tensor[:2], window], axis=1)
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
         for group, key in enumerate(unique.tolist()):
             rows = np.flatnonzero(inverse.reshape(-1) == group)

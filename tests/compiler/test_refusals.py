@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from tranship.compiler.pipeline import compile_transfer
+from tranship.compiler.verify import digests_of, verify
 from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.manifest import Manifest
+from tranship.schema.plan import TransferPlan
 from tranship.schema.policy import Policy
 from tranship.schema.transfer import Options
 
@@ -196,3 +198,83 @@ def test_a_layer_spelled_out_is_the_layer_with_that_number() -> None:
     last = buffer(name=names[1], indices={}, pieces=[piece(tensor=names[1])])
     plan = compile_transfer(SENDER, manifest("receiver", first, last, tensors=tensors))
     assert [dict(edge.indices) for edge in plan.edges] == [{"layer": "0"}, {"layer": "1"}]
+
+
+def tensor(name: str, shape: list[int], **indices: str) -> dict[str, Any]:
+    """Declare a tensor family."""
+    return {"name": name, "indices": indices, "shape": shape}
+
+
+def whole(name: str, tensor_name: str, shape: list[int], **indices: str) -> dict[str, Any]:
+    """Describe a float32 buffer that holds a tensor whole."""
+    own = {"tensor": tensor_name, "start": [0] * len(shape), "extent": shape}
+    return {"name": name, "indices": indices, "dtype": "f32", "shape": shape, "pieces": [own]}
+
+
+def pair(name: str, shape: list[int], **indices: str) -> tuple[Manifest, Manifest]:
+    """Declare one family on both sides."""
+    both = [
+        manifest(
+            side, whole(name, name, shape, **indices), tensors=[tensor(name, shape, **indices)]
+        )
+        for side in ("sender", "receiver")
+    ]
+    return both[0], both[1]
+
+
+def proved(sender: Manifest, receiver: Manifest, **options: Any) -> TransferPlan:
+    """Compile and verify."""
+    chosen = Options(**options)
+    plan = compile_transfer(sender, receiver, options=chosen)
+    digests = digests_of(sender, receiver, None, None, chosen)
+    assert verify(plan, sender, receiver, digests=digests, options=chosen) == ()
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "indices"),
+    [
+        ("t.{a}.{b}.{c}", [64, 16], {"a": "0..1", "b": "0..1", "c": "0..2"}),
+        ("t.{window}.w", [64, 64], {"window": "0..1"}),
+        ("t.{a}.{window}", [64, 64], {"a": "0..1", "window": "0..2"}),
+        ("t", [64, 64], {}),
+    ],
+)
+def test_tensors_that_do_not_fit_a_round_are_divided(
+    name: str, shape: list[int], indices: dict[str, str]
+) -> None:
+    assert len(proved(*pair(name, shape, **indices), staging_bytes=8192).rounds) > 2
+
+
+def test_layers_may_have_different_shapes() -> None:
+    name, tensors, buffers = "l.{i}", list[dict[str, Any]](), list[dict[str, Any]]()
+    for members, rows in (("0..1", 64), ("2..3", 32)):
+        tensors.append(tensor(name, [rows, 8], i=members))
+        buffers.append(whole(name, name, [rows, 8], i=members))
+    sender = manifest("sender", *buffers, tensors=tensors)
+    receiver = manifest("receiver", *reversed(buffers), tensors=tensors[::-1])
+    assert sorted(edge.shape[0] for edge in proved(sender, receiver).edges) == [32, 64]
+
+
+@pytest.mark.parametrize("other", ["x", "u.{i}.{j}"])
+def test_ties_that_contradict_or_change_an_index_are_refused(other: str) -> None:
+    held = [whole(n, n, [4]) for n in ("u", "x")]
+    plain = [tensor(n, [4]) for n in ("u", "x")]
+    sender = manifest("sender", *held, tensors=[*plain, tensor("v", [4]) | {"tied_to": other}])
+    tied = [*plain, tensor("v", [4]) | {"tied_to": "u"}]
+    receiver = manifest("receiver", *held, whole("v", "v", [4]), tensors=tied)
+    assert refused(sender, receiver) == {"TS205"}
+
+
+def test_names_of_the_two_sides_do_not_capture_one_another() -> None:
+    name = "t.{i}.{j}"
+    indices = {"i": "0..1", "j": "0..1"}
+    sender, _ = pair(name, [4], **indices)
+    renamed = {"j": "0..1", "i": "0..1"}
+    tensors = [tensor("t.{j}.{i}", [4], **renamed)]
+    axes = [{"name": "i_2", "size": 2, "stride": 1}]
+    swapped = whole("{i}.{j}", "t.{j}.{i}", [4], **renamed)
+    plan = proved(sender, manifest("receiver", swapped, tensors=tensors, axes=axes))
+    (edge,) = plan.edges
+    assert edge.tensor == "t.{j}.{i}"
+    assert edge.sender.buffer == "t.{j}.{i}"
