@@ -19,7 +19,7 @@ from tranship.schema.plan import TransferPlan
 from tranship.schema.policy import Allowance, Policy
 from tranship.schema.transfer import Options
 
-EXAMPLES = int(os.environ.get("TRANSHIP_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("TRANSHIP_EXAMPLES", "300"))
 
 
 def permissive(case: Case) -> Policy:
