@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from tranship.compiler.inputs import Inputs, plan_side
+from tranship.compiler.inputs import BLANK_DIGEST, Inputs, draft_side
 from tranship.schema.moves import Moves, edge_moves
 from tranship.schema.plan import Edge, Round, Seats, Slot, Staging, TransferPlan
-
-BLANK_DIGEST = "sha256:" + "0" * 64
 
 
 def draft_plan(
@@ -16,8 +14,8 @@ def draft_plan(
     return TransferPlan(
         format="tranship.plan/1",
         options=BLANK_DIGEST,
-        sender=plan_side(inputs.sender),
-        receiver=plan_side(inputs.receiver),
+        sender=draft_side(inputs.sender),
+        receiver=draft_side(inputs.receiver),
         staging=Staging(budget=0, slots=(Slot(offset=0, size=0),)),
         rounds=(Round(slot=0),),
         edges=tuple(edges),

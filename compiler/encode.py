@@ -1,10 +1,9 @@
 """Pass 2: give every match the typed edge that its two encodings ask for."""
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from typing import Literal
 
-from tranship.compiler.inputs import ROW_MAJOR, Inputs, buffer_layout
+from tranship.compiler.inputs import ROW_MAJOR, Inputs, buffer_layout, name_matches
 from tranship.compiler.match import Match
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
 from tranship.schema.dtypes import CODE_DTYPES, DType, is_float, widens
@@ -128,7 +127,7 @@ def allowed(inputs: Inputs, edge: Lossy, tensor: str, sender: DType, receiver: D
         line.edge == edge
         and line.sender_dtype == sender
         and line.receiver_dtype == receiver
-        and fnmatchcase(tensor, line.tensors.replace("[", "[[]").replace("?", "[?]"))
+        and name_matches(tensor, line.tensors)
         for line in lines
     )
 

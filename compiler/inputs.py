@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from tranship.schema.codec import Source, digest, dump
 from tranship.schema.diagnostics import Location
@@ -13,6 +14,8 @@ from tranship.schema.template import parse_template
 from tranship.schema.transfer import Options
 
 POLICY = "policy"
+
+BLANK_DIGEST = "sha256:" + "0" * 64
 
 ROW_MAJOR = "row_major"
 """The one layout into which values can be cut and converted."""
@@ -45,11 +48,21 @@ def buffer_layout(manifest: Manifest, name: str) -> str:
     return next(b.layout for b in manifest.buffers if parse_template(b.name).texts == texts)
 
 
-def plan_side(manifest: Manifest) -> PlanSide:
-    """What a plan repeats of a manifest: its digest, axes and tables."""
+def draft_side(manifest: Manifest) -> PlanSide:
+    """Repeat a manifest's axes and tables, all that the passes read; the digest is blank."""
     return PlanSide(
-        manifest=digest(dump(manifest)),
+        manifest=BLANK_DIGEST,
         world_size=manifest.world_size,
         axes=manifest.axes,
         tables=manifest.tables,
     )
+
+
+def plan_side(manifest: Manifest) -> PlanSide:
+    """Repeat what a finished plan holds of a manifest: its digest, axes and tables."""
+    return draft_side(manifest).model_copy(update={"manifest": digest(dump(manifest))})
+
+
+def name_matches(name: str, pattern: str) -> bool:
+    """Whether a policy's pattern, in which `*` alone is special, is the whole of a family name."""
+    return fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import networkx as nx
 
 from tranship.compiler.fresh import with_fresh_names
 from tranship.compiler.holder import Holder, Indices, common_indices, rename
 from tranship.compiler.holders import holders
-from tranship.compiler.inputs import POLICY, Inputs, plan_side
+from tranship.compiler.inputs import POLICY, Inputs, draft_side, name_matches
 from tranship.compiler.number import numbered
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
@@ -55,8 +54,8 @@ def match(inputs: Inputs) -> Matched:
     """
     senders, receivers = with_fresh_names(
         inputs,
-        holders(inputs.sender, plan_side(inputs.sender)),
-        holders(inputs.receiver, plan_side(inputs.receiver)),
+        holders(inputs.sender, draft_side(inputs.sender)),
+        holders(inputs.receiver, draft_side(inputs.receiver)),
     )
     graph = _name_graph(inputs, senders, receivers)
     matches = tuple(
@@ -233,7 +232,7 @@ def _unused(
     problems: list[Diagnostic] = []
     worked: set[int] = set()
     for name, pointer in _left_over(senders, matches):
-        hits = [n for n, line in enumerate(lines) if fnmatchcase(name, _pattern(line.tensors))]
+        hits = [n for n, line in enumerate(lines) if name_matches(name, line.tensors)]
         worked.update(hits)
         if hits:
             excused.append(UnusedTensor(tensor=name, reason=lines[hits[0]].reason))
@@ -265,11 +264,6 @@ def _left_over(
         if left and name not in seen:
             seen.add(name)
             yield name, sender.pointer
-
-
-def _pattern(text: str) -> str:
-    """Escape everything but `*` for fnmatch."""
-    return text.replace("[", "[[]").replace("?", "[?]")
 
 
 def _unused_diagnostic(inputs: Inputs, name: str, pointer: str) -> Diagnostic:

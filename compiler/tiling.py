@@ -8,7 +8,7 @@ import numpy as np
 
 from tranship.compiler.draft import all_moves
 from tranship.compiler.holder import instance_keys
-from tranship.compiler.inputs import Inputs, plan_side
+from tranship.compiler.inputs import Inputs, draft_side
 from tranship.schema.boxes import grow_to_cells
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
@@ -63,7 +63,7 @@ def _wanted(inputs: Inputs, group: Group) -> _Wanted:
     names = (*group.edges[0].indices, *group.receiver.indices)
     volume: dict[tuple[int, ...], int] = {}
     for edge in group.edges:
-        instances = half_instances(group.receiver, edge.indices, plan_side(inputs.receiver))
+        instances = half_instances(group.receiver, edge.indices, draft_side(inputs.receiver))
         box, block = instances.box, edge_block(edge)
         if edge.op is Op.AMAX and block is not None:
             box = grow_to_cells(box, instances.origin, block, edge.shape)
