@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from tranship.compiler.inputs import BLANK_DIGEST, Inputs, draft_side
+from tranship.schema.expression import IntArray
+from tranship.schema.manifest import Side
 from tranship.schema.moves import Moves, edge_moves
 from tranship.schema.plan import Edge, Round, Seats, Slot, Staging, TransferPlan
 
@@ -31,8 +33,9 @@ def seats(inputs: Inputs) -> Seats | None:
 
 
 def all_moves(
-    inputs: Inputs, edges: Sequence[Edge], schedule: Mapping[str, tuple[int, ...]] | None = None
+    inputs: Inputs, edges: Sequence[Edge], ranks: Mapping[Side, IntArray]
 ) -> tuple[Moves, ...]:
-    """Compute the moves of every edge, between all ranks."""
-    plan = draft_plan(inputs, edges, schedule)
-    return tuple(edge_moves(plan, number) for number in range(len(edges)))
+    """Compute the moves of every edge between some ranks of each side."""
+    plan = draft_plan(inputs, edges)
+    senders, receivers = ranks[Side.SENDER], ranks[Side.RECEIVER]
+    return tuple(edge_moves(plan, n, receivers, senders) for n in range(len(edges)))

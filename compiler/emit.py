@@ -5,7 +5,7 @@ from typing import cast
 
 import networkx as nx
 
-from tranship.compiler.draft import all_moves, seats
+from tranship.compiler.draft import seats
 from tranship.compiler.inputs import Inputs, plan_side
 from tranship.compiler.schedule import Scheduled
 from tranship.schema.codec import digest, dump
@@ -79,7 +79,7 @@ def _derived(inputs: Inputs, scheduled: Scheduled) -> tuple[DerivedStep, ...]:
             graph.add_edges_from((k, number) for k, own in enumerate(texts) if own == wanted)
     if not nx.is_directed_acyclic_graph(graph):
         raise DiagnosticError([_circle(inputs, families, _cycle(graph))])
-    written = _with_aliases(inputs, _last_rounds(inputs, scheduled))
+    written = _with_aliases(inputs, _last_rounds(scheduled))
     steps: list[DerivedStep] = []
     for number in nx.lexicographical_topological_sort(graph):
         steps.append(_step(families[number], written))
@@ -97,18 +97,16 @@ def _input_texts(family: BufferFamily) -> list[Texts]:
     return [parse_template(name).texts for name in family.role.inputs]
 
 
-def _last_rounds(inputs: Inputs, scheduled: Scheduled) -> dict[Texts, int]:
+def _last_rounds(scheduled: Scheduled) -> dict[Texts, int]:
     """The last round that writes each receiver buffer family or its scales."""
     last: dict[Texts, int] = {}
-    for edge, moves in zip(
-        scheduled.edges, all_moves(inputs, scheduled.edges, scheduled.tables), strict=True
-    ):
+    for edge, latest in zip(scheduled.edges, scheduled.last, strict=True):
         names = [edge.receiver.buffer] + (
             [edge.receiver.scale.buffer] if edge.receiver.scale else []
         )
         for name in names:
             texts = parse_template(name).texts
-            last[texts] = max(last.get(texts, 0), int(moves.round.max(initial=0)))
+            last[texts] = max(last.get(texts, 0), latest)
     return last
 
 

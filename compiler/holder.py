@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from tranship.schema.expression import (
     to_text,
 )
 from tranship.schema.manifest import BufferFamily, IntExpression, Piece, Side
-from tranship.schema.moves import Instances, half_instances
-from tranship.schema.plan import Half, PlanSide, ScaleHalf
+from tranship.schema.moves import Instances
+from tranship.schema.plan import Half, ScaleHalf
 from tranship.schema.template import Template, parse_template, template_text
 
 Indices = dict[str, str]
@@ -149,6 +151,49 @@ def common_indices(first: Indices, second: Indices) -> Indices | None:
     return shared
 
 
+@dataclass(frozen=True)
+class Uncovered:
+    """How many assignments of indices others do not cover, and the first of them."""
+
+    count: int
+    first: dict[str, int]
+
+
+def uncovered(indices: Indices, covers: Sequence[Indices]) -> Uncovered:
+    """Find what is left of an index domain when others are taken away, index by index in order.
+
+    Values of an index that the same domains contain are counted together.
+    """
+    columns = [list(domain.values()) for domain in (indices, *covers)]
+    parts = [_by_cover(*texts) for texts in zip(*columns, strict=True)]
+    count, first = 0, None
+    for point in product(*parts):
+        held = set(range(len(covers))).intersection(*(kind.covers for kind in point))
+        if not held:
+            count += prod(kind.count for kind in point)
+            values = tuple(kind.first for kind in point)
+            first = values if first is None else min(first, values)
+    return Uncovered(count, dict(zip(indices, first or (), strict=count > 0)))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Values of one index that the same domains contain: the first, how many, and the domains."""
+
+    first: int
+    count: int
+    covers: frozenset[int]
+
+
+def _by_cover(text: str, *covers: str) -> list[_Kind]:
+    own = indexset.parse(text)
+    sets = [frozenset(indexset.parse(cover)) for cover in covers]
+    found: dict[frozenset[int], list[int]] = {}
+    for value in own:
+        found.setdefault(frozenset(k for k, s in enumerate(sets) if value in s), []).append(value)
+    return [_Kind(values[0], len(values), held) for held, values in found.items()]
+
+
 def instance_keys(
     instances: Instances, names: Sequence[str], fixed: Mapping[str, int] | None = None
 ) -> list[Key]:
@@ -163,10 +208,3 @@ def instance_keys(
             else instances.environment[name]
         )
     return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def holder_keys(
-    holder: Holder, side: PlanSide, names: Sequence[str], fixed: Mapping[str, int] | None = None
-) -> set[Key]:
-    """Every instance of a holder, as keys over `names`."""
-    return set(instance_keys(half_instances(holder.half, holder.indices, side), names, fixed))

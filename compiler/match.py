@@ -6,14 +6,21 @@ from dataclasses import dataclass
 import networkx as nx
 
 from tranship.compiler.fresh import with_fresh_names
-from tranship.compiler.holder import Holder, Indices, common_indices, rename
+from tranship.compiler.holder import (
+    Holder,
+    Indices,
+    Uncovered,
+    common_indices,
+    rename,
+    uncovered,
+)
 from tranship.compiler.holders import holders
 from tranship.compiler.inputs import POLICY, Inputs, draft_side, name_matches
 from tranship.compiler.number import numbered
-from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
 from tranship.schema.expression import Constant
 from tranship.schema.manifest import Side, TensorFamily
+from tranship.schema.moves import grid_size
 from tranship.schema.nearest import nearest
 from tranship.schema.plan import UnusedTensor
 from tranship.schema.template import parse_template, template_text
@@ -149,14 +156,6 @@ def _pairs(sender: Holder, receiver: Holder) -> Iterator[Match]:
     )
 
 
-def _points(indices: Indices) -> set[tuple[int, ...]]:
-    points: set[tuple[int, ...]] = {()}
-    for text in indices.values():
-        members = indexset.parse(text)
-        points = {(*point, member) for point in points for member in members}
-    return points
-
-
 def _missing(
     inputs: Inputs,
     receivers: tuple[Holder, ...],
@@ -169,14 +168,14 @@ def _missing(
         if 0 in receiver.shape:
             continue
         covered = [m for m in matches if m.receiver.pointer == receiver.pointer]
-        left = _points(receiver.indices).difference(*(_points(m.indices) for m in covered))
-        if left:
-            problems.append(_missing_diagnostic(inputs, receiver, senders, sorted(left)))
+        left = uncovered(receiver.indices, [m.indices for m in covered])
+        if left.count:
+            problems.append(_missing_diagnostic(inputs, receiver, senders, left))
     return problems
 
 
 def _missing_diagnostic(
-    inputs: Inputs, receiver: Holder, senders: tuple[Holder, ...], left: list[tuple[int, ...]]
+    inputs: Inputs, receiver: Holder, senders: tuple[Holder, ...], left: Uncovered
 ) -> Diagnostic:
     name = template_text(receiver.tensor)
     known = {template_text(holder.tensor): holder for holder in senders}
@@ -188,8 +187,8 @@ def _missing_diagnostic(
         )
         for near in nearest(name, known)
     )
-    some = "" if not receiver.indices else f" ({len(left)} of {len(_points(receiver.indices))})"
-    first = dict(zip(receiver.indices, left[0], strict=True))
+    some = f" ({left.count} of {grid_size(receiver.indices)})" if receiver.indices else ""
+    first = left.first
     return Diagnostic(
         code="TS201",
         message=f"no sender piece holds {name}{some}",
@@ -254,14 +253,14 @@ def _left_over(
     senders: tuple[Holder, ...], matches: tuple[Match, ...]
 ) -> Iterator[tuple[str, str]]:
     """Names (with the indices that are left) of sender tensors in no match, and where they are."""
-    used: dict[Texts, set[tuple[int, ...]]] = {}
+    used: dict[Texts, list[Indices]] = {}
     for found in matches:
-        used.setdefault(found.sender.tensor.texts, set()).update(_points(found.indices))
+        used.setdefault(found.sender.tensor.texts, []).append(found.indices)
     seen: set[str] = set()
     for sender in senders:
-        left = _points(sender.indices) - used.get(sender.tensor.texts, set())
+        left = uncovered(sender.indices, used.get(sender.tensor.texts, []))
         name = template_text(sender.tensor)
-        if left and name not in seen:
+        if left.count and name not in seen:
             seen.add(name)
             yield name, sender.pointer
 

@@ -7,9 +7,8 @@ import numpy as np
 from tranship.compiler.draft import draft_plan
 from tranship.compiler.inputs import Inputs
 from tranship.schema.expression import IntArray
-from tranship.schema.moves import edge_moves, half_instances, holdings
-from tranship.schema.plan import Edge
-from tranship.schema.wire import payload
+from tranship.schema.flows import Stream, sent, stream
+from tranship.schema.plan import Edge, TransferPlan
 
 MAX_SHIFTS = 8
 
@@ -20,28 +19,34 @@ def route(inputs: Inputs, edges: Sequence[Edge]) -> tuple[Edge, ...]:
     Edges choose one after another, those with the most bytes first; each tries a few closed forms
     (`turns`) on top of the bytes that are placed already, and takes the first of the best.
     """
+    plan = draft_plan(inputs, ())
     load = np.zeros(inputs.sender.world_size, dtype=np.int64)
-    bytes_of = [int(_sent(inputs, edge).sum()) for edge in edges]
+    streams = [stream(plan, edge, list(edge.indices)[:1]) for edge in edges]
+    bytes_of = [int(part.taken.sum()) for part in streams]
     result = list(edges)
     for number in sorted(range(len(edges)), key=lambda n: (-bytes_of[n], n)):
-        result[number], sent = _best(inputs, edges[number], load)
-        load += sent
+        result[number], own = _best(inputs, plan, edges[number], streams[number], load)
+        load += own
     return tuple(result)
 
 
-def _best(inputs: Inputs, edge: Edge, load: IntArray) -> tuple[Edge, IntArray]:
+def _best(
+    inputs: Inputs, plan: TransferPlan, edge: Edge, part: Stream, load: IntArray
+) -> tuple[Edge, IntArray]:
     choices: list[tuple[tuple[int, int], Edge, IntArray]] = []
-    for candidate in _candidates(inputs, edge):
-        sent = _sent(inputs, candidate)
-        total = load + sent
+    for candidate in _candidates(inputs, edge, part):
+        share = sent(plan, candidate, part)
+        own = np.zeros_like(load)
+        np.add.at(own, share.rank, share.size)
+        total = load + own
         cost = (int(total.max()), int(np.sum((total // 4096) ** 2)))
-        choices.append((cost, candidate, sent))
-    _, best, sent = min(choices, key=lambda choice: choice[0])
-    return best, sent
+        choices.append((cost, candidate, own))
+    _, best, own = min(choices, key=lambda choice: choice[0])
+    return best, own
 
 
-def _candidates(inputs: Inputs, edge: Edge) -> Iterator[Edge]:
-    copies = _copies(inputs, edge)
+def _candidates(inputs: Inputs, edge: Edge, part: Stream) -> Iterator[Edge]:
+    copies = int(part.cuts.source.count.max(initial=0))
     if copies <= 1:
         yield edge
         return
@@ -64,17 +69,3 @@ def turns(inputs: Inputs, edge: Edge, copies: int) -> Iterator[int | str]:
                 yield f"{ranks} + {shift}"
     for shift in range(min(copies, MAX_SHIFTS)):
         yield shift if index is None else (f"{index} + {shift}" if shift else index)
-
-
-def _copies(inputs: Inputs, edge: Edge) -> int:
-    side = draft_plan(inputs, ()).sender
-    held = holdings(half_instances(edge.sender, edge.indices, side))
-    return int(held.count.max()) if len(held.count) else 0
-
-
-def _sent(inputs: Inputs, edge: Edge) -> IntArray:
-    """Bytes that each sender rank sends for the edge, `[sender world size]`."""
-    moves = edge_moves(draft_plan(inputs, (edge,)), 0)
-    sent = np.zeros(inputs.sender.world_size, dtype=np.int64)
-    np.add.at(sent, moves.sender.rank, payload(edge, moves).padded)
-    return sent

@@ -5,7 +5,7 @@ ranks, and pair one to one. Folding may cut the two differently; then single ran
 values of a piece's own indices are paired, so that every instance finds its scales.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -14,21 +14,30 @@ import numpy as np
 from tranship.compiler.holder import (
     Holder,
     Indices,
+    Key,
     Replacements,
     common_indices,
     fix_own_indices,
-    holder_keys,
+    instance_keys,
     piece_strides,
     replace_in,
     replace_in_scale,
 )
 from tranship.schema import indexset
+from tranship.schema.alike import Kinds, Reader, kinds
 from tranship.schema.boxes import cells_of, resolve_block
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
-from tranship.schema.expression import Constant, Expression, Variable, evaluate, parse
+from tranship.schema.expression import (
+    Constant,
+    Expression,
+    IntArray,
+    Variable,
+    evaluate,
+    parse,
+)
 from tranship.schema.manifest import BufferFamily, IntExpression, Manifest, Piece, Scaled
 from tranship.schema.mesh import RANK, table_arrays
-from tranship.schema.moves import half_instances, index_grid
+from tranship.schema.moves import Instances, half_instances, index_grid
 from tranship.schema.plan import PlanSide, ScaleHalf
 from tranship.schema.template import parse_template, template_text
 
@@ -57,19 +66,90 @@ def with_scales(holder: Holder, manifest: Manifest, side: PlanSide) -> Iterator[
         return
     block = resolve_block(encoding.block, holder.shape)
     pieces = tuple(_scale_pieces(holder, encoding, manifest))
+    found = _paired_once(holder, pieces, _sample(holder, pieces, side), block)
+    if found is None:
+        found = _paired_apart(holder, pieces, View(side, None, None), block)
+    yield from found
+
+
+@dataclass(frozen=True)
+class View:
+    """Where instances are looked at: everywhere, or at one of each kind of index value and rank."""
+
+    side: PlanSide
+    found: Kinds | None
+    ranks: IntArray | None
+
+    def instances(self, holder: Holder) -> Instances:
+        """The holder's instances."""
+        half, indices = holder.half, holder.indices
+        if self.found is not None:
+            half = half.model_copy(update={"indices": self.found.narrowed(half.indices)})
+            indices = self.found.narrowed(indices)
+        return half_instances(half, indices, self.side, self.ranks)
+
+    def keys(
+        self, holder: Holder, names: Sequence[str], fixed: Mapping[str, int] | None = None
+    ) -> set[Key]:
+        """Every instance, as keys over `names`."""
+        return set(instance_keys(self.instances(holder), names, fixed))
+
+
+def _sample(holder: Holder, pieces: Sequence[ScalePiece], side: PlanSide) -> View:
+    """One of each kind (`schema/alike.py`) of what pairing tells apart."""
+    half, which = holder.half, holder.side
+    readers = [
+        Reader(
+            which,
+            {**holder.indices, **half.indices},
+            half.at,
+            (*half.start, *half.extent, *(half.origin or ())),
+        )
+    ]
+    for piece in pieces:
+        values = (*piece.half.start, *piece.half.extent)
+        readers.append(Reader(which, {**piece.indices, **piece.own}, piece.at, values))
+    found = kinds(readers, {which: side}, {which: table_arrays(side.tables)})
+    return View(side, found, found.ranks[which])
+
+
+def _paired_once(
+    holder: Holder, pieces: tuple[ScalePiece, ...], view: View, block: tuple[int, ...]
+) -> list[Holder] | None:
+    """Pair whole pieces; None if that does not do for every instance."""
     names = (*holder.indices, *holder.half.indices)
-    left = holder_keys(holder, side, names)
+    left, result = view.keys(holder, names), list[Holder]()
+    for paired in _pairs(holder, pieces, view.side):
+        keys = view.keys(paired, names)
+        if keys and keys <= left and _covers(paired, view, block):
+            left -= keys
+            result.append(paired)
+    return None if left else result
+
+
+def _paired_apart(
+    holder: Holder, pieces: tuple[ScalePiece, ...], view: View, block: tuple[int, ...]
+) -> list[Holder]:
+    """Pair pieces, on single ranks and for single values of the holder's own indices if need be.
+
+    Raises:
+        DiagnosticError: TS404 instances that no scale piece covers.
+    """
+    names = (*holder.indices, *holder.half.indices)
+    left, result = view.keys(holder, names), list[Holder]()
     for values in ({}, *_assignments(holder.half.indices)):
         if not left:
-            return
+            return result
         part = fix_own_indices(holder, values) if values else holder
-        for found in _pairs(part, pieces, side, block):
-            keys = holder_keys(found, side, names, values)
-            if keys and keys <= left:
-                left -= keys
-                yield found
+        for paired in _pairs(part, pieces, view.side):
+            for found in _covered(paired, view, block):
+                keys = view.keys(found, names, values)
+                if keys and keys <= left:
+                    left -= keys
+                    result.append(found)
     if left:
         raise DiagnosticError([_unpaired(holder, len(left))])
+    return result
 
 
 def _assignments(indices: Indices) -> Iterator[dict[str, int]]:
@@ -110,15 +190,13 @@ def _scale_piece(holder: Holder, buffer: BufferFamily, piece: Piece) -> ScalePie
     )
 
 
-def _pairs(
-    holder: Holder, pieces: tuple[ScalePiece, ...], side: PlanSide, block: tuple[int, ...]
-) -> Iterator[Holder]:
-    """Every way to give the holder, or its part on one rank, scales that cover its blocks."""
+def _pairs(holder: Holder, pieces: tuple[ScalePiece, ...], side: PlanSide) -> Iterator[Holder]:
+    """Every way to join the holder with a scale piece where both exist."""
     for piece in pieces:
         for variant in _variants(piece, holder):
             paired = _pair(holder, variant, side)
             if paired is not None:
-                yield from _covered(paired, side, block)
+                yield paired
 
 
 def _variants(piece: ScalePiece, holder: Holder) -> Iterator[ScalePiece]:
@@ -158,23 +236,23 @@ def _both(first: At, second: At, indices: Indices, side: PlanSide) -> At | None:
     return {**second, **first}
 
 
-def _covered(paired: Holder, side: PlanSide, block: tuple[int, ...]) -> Iterator[Holder]:
+def _covered(paired: Holder, view: View, block: tuple[int, ...]) -> Iterator[Holder]:
     """Yield the pair if its scales always cover its blocks, else its part on each such rank."""
-    if _covers(paired, side, block):
+    if _covers(paired, view, block):
         yield paired
         return
     if RANK in paired.half.at:
         return
-    for rank in sorted({key[0] for key in holder_keys(paired, side, ())}):
+    for rank in sorted({key[0] for key in view.keys(paired, ())}):
         at = {**paired.half.at, RANK: rank}
         part = replace(paired, half=paired.half.model_copy(update={"at": at}))
-        if _covers(part, side, block):
+        if _covers(part, view, block):
             yield part
 
 
-def _covers(holder: Holder, side: PlanSide, block: tuple[int, ...]) -> bool:
+def _covers(holder: Holder, view: View, block: tuple[int, ...]) -> bool:
     """Whether the paired scales cover every block of every instance of the holder."""
-    instances = half_instances(holder.half, holder.indices, side)
+    instances = view.instances(holder)
     assert instances.scale is not None
     first, count = cells_of(instances.box, instances.origin, block)
     inside = (first >= instances.scale.start) & (

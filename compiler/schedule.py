@@ -1,24 +1,29 @@
 """Pass 5: divide the edges into rounds that fit the staging memory.
 
-Tensors of one layer travel together. Layers are taken in turns over the senders' groups of ranks
-(pipeline stages), so that all of them send in every round, and a round is closed when one more
-layer would not fit a slot. A layer, or a tensor without a layer, that does not fit alone is
-divided: tensor by tensor, then by its second index, then by windows of rows.
+Layers travel in waves: one layer of every group of senders (pipeline stage), so that all of them
+send in every round. Where waves fit a round, layers fill rounds in that order, and a round is
+closed when one more layer would not fit. Where one wave does not fit, all waves are divided alike:
+experts are dealt out over its rounds, other tensors go whole to one of them, and a tensor that is
+too large comes in windows of rows.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tranship.compiler.draft import all_moves
+import numpy as np
+
+from tranship.compiler.draft import draft_plan
 from tranship.compiler.inputs import Inputs
-from tranship.compiler.split import Division, divide
+from tranship.compiler.split import Division, Wave, divide
 from tranship.compiler.usage import Usage, usage_of
 from tranship.schema import indexset
 from tranship.schema.diagnostics import DiagnosticError
-from tranship.schema.expression import IntArray
-from tranship.schema.plan import Edge, Round, Slot, Staging
-from tranship.schema.template import parse_template
-from tranship.schema.wire import ALIGNMENT, pack_messages, slot_use
+from tranship.schema.expression import IntArray, evaluate, parse
+from tranship.schema.flows import traffic
+from tranship.schema.mesh import table_arrays
+from tranship.schema.moves import index_grid
+from tranship.schema.plan import Edge, Round, Slot, Staging, TransferPlan
+from tranship.schema.wire import ALIGNMENT
 
 SLOTS = 2
 """Rounds in flight: one is unpacked while the next is packed."""
@@ -26,12 +31,25 @@ SLOTS = 2
 
 @dataclass(frozen=True)
 class Scheduled:
-    """Edges with their rounds, the tables that the rounds use, and the staging memory."""
+    """Edges with their rounds, the tables that the rounds use, and the staging memory.
+
+    `last` is the last round of every edge.
+    """
 
     edges: tuple[Edge, ...]
     tables: dict[str, tuple[int, ...]]
     rounds: tuple[Round, ...]
     staging: Staging
+    last: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Edges with their rounds, by number; the tables that these use; the next free round."""
+
+    edges: dict[int, Edge]
+    tables: dict[str, tuple[int, ...]]
+    end: int
 
 
 def schedule(inputs: Inputs, edges: Sequence[Edge]) -> Scheduled:
@@ -41,22 +59,21 @@ def schedule(inputs: Inputs, edges: Sequence[Edge]) -> Scheduled:
         DiagnosticError: TS501 a tensor that does not fit the staging memory even in windows.
     """
     capacity = inputs.options.staging_bytes // SLOTS // ALIGNMENT * ALIGNMENT
-    usage = usage_of(inputs, edges, all_moves(inputs, edges))
     layered = sorted({name for edge in edges for name in list(edge.indices)[:1]})
+    usage = usage_of(inputs, edges, layered)
     result = list(edges)
     tables: dict[str, tuple[int, ...]] = {}
     next_round = 0
-    for name in layered:
+    for name in (*layered, None):
         chosen = [n for n, edge in enumerate(edges) if next(iter(edge.indices), None) == name]
-        table, placed, next_round = _layers(
-            inputs, edges, chosen, name, usage, capacity, next_round
-        )
-        tables[f"round_by_{name}"] = table
-        for number, edge in placed:
+        if name is None:
+            placed = _loose(inputs, edges, chosen, usage, capacity, next_round)
+        else:
+            placed = _layers(inputs, edges, chosen, name, usage, capacity, next_round)
+        tables |= placed.tables
+        next_round = placed.end
+        for number, edge in placed.edges.items():
             result[number] = edge
-    loose = [n for n, edge in enumerate(edges) if not edge.indices]
-    for number, edge in _loose(inputs, edges, loose, usage, capacity, next_round):
-        result[number] = edge
     return _with_staging(inputs, tuple(result), tables, capacity)
 
 
@@ -68,33 +85,86 @@ def _layers(
     usage: Usage,
     capacity: int,
     first_round: int,
-) -> tuple[tuple[int, ...], list[tuple[int, Edge]], int]:
-    """Rounds of all edges over index `name`: the table, the edges, and the next free round."""
+) -> _Placed:
+    """Rounds of all edges over index `name`."""
     values = sorted({v for n in chosen for v in indexset.parse(edges[n].indices[name])})
-    loads = {value: usage.of_layer(chosen, value) for value in values}
-    order = interleave(values, [usage.senders(loads[value]) for value in values])
-    if max(int(load.max(initial=0)) for load in loads.values()) <= capacity:
-        rounds, end = _fill_rounds([loads[value] for value in order], capacity, first_round)
-        table = _table(values, dict(zip(order, rounds, strict=True)))
-        placed = [(n, _at_round(edges[n], f"round_by_{name}[{name}]")) for n in chosen]
-        return table, placed, end
-    division = divide(inputs, edges, chosen, usage, capacity)
+    loads = _by_layer(usage, chosen, name, values)
+    waves = interleave(values, [usage.senders(load) for load in loads])
+    together = _by_wave(loads, values, waves)
+    if int(together.max(initial=0)) > capacity:
+        return _divided(inputs, edges, chosen, name, waves, capacity, first_round)
+    order = [value for wave in waves for value in wave]
+    place = {value: k for k, value in enumerate(values)}
+    rounds, end = _fill_rounds([loads[place[value]] for value in order], capacity, first_round)
+    table = _table(dict(zip(order, rounds, strict=True)))
+    found = {n: _at_round(edges[n], f"round_by_{name}[{name}]") for n in chosen}
+    return _Placed(found, {f"round_by_{name}": table}, end)
+
+
+def _by_layer(usage: Usage, chosen: Sequence[int], name: str, values: Sequence[int]) -> IntArray:
+    """The load of every layer, `[layers, columns]`."""
+    known = np.array(values, dtype=np.int64)
+    return usage.table(
+        chosen, len(values), lambda end: np.searchsorted(known, end.indices[name]).astype(np.int64)
+    )
+
+
+def _by_wave(loads: IntArray, values: Sequence[int], waves: Sequence[Sequence[int]]) -> IntArray:
+    """The load of every wave, `[waves, columns]`."""
+    place = {value: k for k, value in enumerate(values)}
+    return np.stack([loads[[place[value] for value in wave]].sum(axis=0) for wave in waves])
+
+
+def interleave(values: Sequence[int], signatures: Sequence[bytes]) -> list[list[int]]:
+    """Put values into waves: the first of every group of equal signature, then the second, ...
+
+    Within a wave groups are in the order of their first values.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for value, signature in zip(values, signatures, strict=True):
+        groups.setdefault(signature, []).append(value)
+    deepest = max(len(group) for group in groups.values())
+    return [[g[k] for g in groups.values() if k < len(g)] for k in range(deepest)]
+
+
+def _divided(
+    inputs: Inputs,
+    edges: Sequence[Edge],
+    chosen: Sequence[int],
+    name: str,
+    waves: Sequence[Sequence[int]],
+    capacity: int,
+    first_round: int,
+) -> _Placed:
+    """Rounds of waves that do not fit one; of single layers where even divided waves do not."""
+    single = [[value] for wave in waves for value in wave]
+    attempts = [waves, single] if len(waves) < len(single) else [single]
+    division, chosen_waves = Division(0, {}), waves
+    for chosen_waves in attempts:
+        division = divide(inputs, edges, chosen, _wave(name, chosen_waves), capacity)
+        if division.problem is None:
+            break
     if division.problem is not None:
         raise DiagnosticError([division.problem])
-    table = _table(values, {v: first_round + k * division.rounds for k, v in enumerate(order)})
-    placed = [(n, _divided(edges[n], division, n, f"round_by_{name}[{name}]")) for n in chosen]
-    return table, placed, first_round + len(order) * division.rounds
+    numbered = list(enumerate(chosen_waves))
+    base = {v: first_round + k * division.rounds for k, wave in numbered for v in wave}
+    tables = {f"round_by_{name}": _table(base)}
+    shift = _wave(name, chosen_waves).shift
+    if any(shift and shift in part.term for part in division.parts.values()):
+        tables[f"shift_by_{name}"] = _table({v: k for _, w in numbered for k, v in enumerate(w)})
+    text = f"round_by_{name}[{name}]"
+    found = {n: _in_division(edges[n], division, n, text) for n in chosen}
+    return _Placed(found, tables, first_round + len(chosen_waves) * division.rounds)
 
 
-def interleave(values: Sequence[int], signatures: Sequence[bytes]) -> list[int]:
-    """Take values in turns from the groups of equal signature, groups in order of appearance."""
-    seen: dict[bytes, int] = {}
-    keyed: list[tuple[int, int]] = []
-    for value, signature in zip(values, signatures, strict=True):
-        position = seen.get(signature, 0)
-        seen[signature] = position + 1
-        keyed.append((position, value))
-    return [value for _, value in sorted(keyed)]
+def _wave(name: str, waves: Sequence[Sequence[int]]) -> Wave:
+    """The waves as tables over the layers."""
+    size = max(value for wave in waves for value in wave) + 1
+    number, place = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    for k, wave in enumerate(waves):
+        number[wave], place[wave] = k, np.arange(len(wave))
+    shift = f"shift_by_{name}[{name}]" if max(map(len, waves)) > 1 else ""
+    return Wave(number, place, shift)
 
 
 def _fill_rounds(loads: Iterable[IntArray], capacity: int, first: int) -> tuple[list[int], int]:
@@ -110,9 +180,9 @@ def _fill_rounds(loads: Iterable[IntArray], capacity: int, first: int) -> tuple[
     return rounds, number + 1
 
 
-def _table(values: Sequence[int], rounds: dict[int, int]) -> tuple[int, ...]:
-    """A table over 0..max(values); entries for values that no edge has are 0."""
-    return tuple(rounds.get(value, 0) for value in range(max(values) + 1))
+def _table(values: dict[int, int]) -> tuple[int, ...]:
+    """A table over 0 to the largest key; entries for keys that there are not are 0."""
+    return tuple(values.get(key, 0) for key in range(max(values) + 1))
 
 
 def _loose(
@@ -122,57 +192,55 @@ def _loose(
     usage: Usage,
     capacity: int,
     first_round: int,
-) -> list[tuple[int, Edge]]:
+) -> _Placed:
     """Rounds of tensors without indices: together while they fit, else divided."""
-    tensors: dict[tuple[str, ...], list[int]] = {}
-    for number in chosen:
-        tensors.setdefault(parse_template(edges[number].tensor).texts, []).append(number)
-    placed: list[tuple[int, Edge]] = []
-    number, used = first_round, usage.nothing()
-    for members in tensors.values():
-        load = usage.of(members)
-        if int(load.max(initial=0)) > capacity:
-            number += int(bool(used.any()))
-            division = divide(inputs, edges, members, usage, capacity)
-            if division.problem is not None:
-                raise DiagnosticError([division.problem])
-            placed += [(n, _divided(edges[n], division, n, str(number))) for n in members]
-            number, used = number + division.rounds, usage.nothing()
-            continue
-        if int((used + load).max(initial=0)) > capacity:
-            number, used = number + 1, usage.nothing()
-        used = used + load
-        placed += [(n, _at_round(edges[n], str(number))) for n in members]
-    return placed
+    if not chosen or int(usage.of(chosen).max(initial=0)) <= capacity:
+        found = {n: _at_round(edges[n], str(first_round)) for n in chosen}
+        return _Placed(found, {}, first_round + bool(chosen))
+    nothing = np.zeros(0, dtype=np.int64)
+    division = divide(inputs, edges, chosen, Wave(nothing, nothing, ""), capacity)
+    if division.problem is not None:
+        raise DiagnosticError([division.problem])
+    found = {n: _in_division(edges[n], division, n, str(first_round)) for n in chosen}
+    return _Placed(found, {}, first_round + division.rounds)
 
 
 def _at_round(edge: Edge, text: str) -> Edge:
     return edge.model_copy(update={"round": int(text) if text.isdigit() else text})
 
 
-def _divided(edge: Edge, division: Division, number: int, base: str) -> Edge:
-    """An edge of a divided layer: its own rounds follow the layer's first."""
+def _in_division(edge: Edge, division: Division, number: int, base: str) -> Edge:
+    """An edge of a divided wave: its own rounds follow the wave's first."""
     part = division.parts[number]
-    term = " + ".join(term for term in (base, part.term) if term)
-    fixed = f"{term} + {part.first}" if part.first else term
     changed = edge.model_copy(
         update={"indices": {**edge.indices, **part.indices}, "window": part.window}
     )
-    return _at_round(changed, fixed)
+    if base.isdigit() and (part.term.isdigit() or not part.term):
+        return _at_round(changed, str(int(base) + int(part.term or 0)))
+    terms = [base if base != "0" else "", part.term]
+    return _at_round(changed, " + ".join(term for term in terms if term))
 
 
 def _with_staging(
     inputs: Inputs, edges: tuple[Edge, ...], tables: dict[str, tuple[int, ...]], capacity: int
 ) -> Scheduled:
     """Two slots of the size that the largest round needs, used in turns."""
-    _, messages = pack_messages(edges, all_moves(inputs, edges, tables))
-    use = slot_use(messages)
-    size = max(use.values(), default=0)
-    assert size <= capacity, "every round was filled up to the capacity only"
-    count = max(use, default=0) + 1
+    draft = draft_plan(inputs, edges, tables)
+    last = tuple(_last_round(draft, edge) for edge in edges)
+    count = max(last, default=0) + 1
     rounds = tuple(
         Round(slot=n % SLOTS, after=(n - SLOTS,) if n >= SLOTS else ()) for n in range(count)
     )
+    use = traffic(draft.model_copy(update={"rounds": rounds}), edges).slot_use()
+    size = int(use.max(initial=0))
+    assert size <= capacity, "every round was filled up to the capacity only"
     slots = tuple(Slot(offset=k * size, size=size) for k in range(min(SLOTS, count)))
     budget = inputs.options.staging_bytes
-    return Scheduled(edges, tables, rounds, Staging(budget=budget, slots=slots))
+    return Scheduled(edges, tables, rounds, Staging(budget=budget, slots=slots), last)
+
+
+def _last_round(plan: TransferPlan, edge: Edge) -> int:
+    """The last round in which an edge may move something."""
+    grid = index_grid(edge.indices)
+    rounds = evaluate(parse(edge.round), grid, table_arrays(plan.schedule))
+    return int(np.max(rounds))

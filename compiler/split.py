@@ -1,15 +1,20 @@
-"""How a layer, or a tensor, that does not fit one round is divided over several."""
+"""How layers that do not fit one round together are divided over several.
 
-from collections.abc import Sequence
+The largest piece that must travel together (a tensor, one of its experts, or a window of its rows)
+is dealt out over the rounds of its wave like a card: to round `(expert * windows + window + shift +
+start) % rounds`, counted from the wave's first. Every layer of a wave has another `shift`, so that
+no receiver gets the same piece of all layers at once.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import lcm
 
 import numpy as np
 
-from tranship.compiler.draft import all_moves
 from tranship.compiler.fresh import window_index
 from tranship.compiler.inputs import Inputs
-from tranship.compiler.usage import Usage, usage_of
+from tranship.compiler.usage import End, Usage, usage_of
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
@@ -18,20 +23,39 @@ from tranship.schema.moves import edge_block
 from tranship.schema.plan import Edge, Window
 from tranship.schema.template import parse_template
 
+FINE = 4
+"""Tensors are cut into windows of at most this part of a round, where their blocks allow it."""
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Which layers travel together: `number[layer]`, and `place[layer]` among those of its wave.
+
+    `shift` is an expression for `place` over the layers' index; empty if that is always 0.
+    """
+
+    number: IntArray
+    place: IntArray
+    shift: str
+
+    @property
+    def count(self) -> int:
+        """Number of waves."""
+        return int(self.number.max(initial=-1)) + 1
+
 
 @dataclass(frozen=True)
 class Part:
-    """What dividing adds to an edge: rounds `first` on, chosen by `term`, and a window."""
+    """What dividing adds to an edge: its round, counted from the wave's first, and a window."""
 
-    first: int
-    term: str = ""
+    term: str
     indices: dict[str, str] = field(default_factory=dict[str, str])
     window: Window | None = None
 
 
 @dataclass(frozen=True)
 class Division:
-    """Rounds that one layer takes, and every edge's part in them; or why it cannot be divided."""
+    """Rounds that one wave takes, and every edge's part in them; or why it cannot be divided."""
 
     rounds: int
     parts: dict[int, Part]
@@ -39,41 +63,72 @@ class Division:
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """One tensor's own rounds: their number, and the part of each of its edges but for `first`."""
+class _Deck:
+    """One tensor that is dealt out in pieces: its edges, cut into windows, and all that they use.
 
-    rounds: int
-    parts: dict[int, Part]
+    `numbers` are the edges' numbers, `names` the tensor's indices, `window` the index of windows
+    ("" without any), of which there are `windows`. The largest of `count` pieces has `peak` bytes.
+    """
+
+    numbers: tuple[int, ...]
+    edges: tuple[Edge, ...]
+    usage: Usage
+    names: tuple[str, ...]
+    window: str
+    windows: int
+    count: int
+    peak: int
+
+    @property
+    def text(self) -> str:
+        """The expression that counts the pieces of one layer from 0."""
+        second = "".join(self.names[1:2])
+        if second and self.window:
+            second = f"{second} * {self.windows}"
+        return " + ".join(term for term in (second, self.window) if term)
+
+    def cards(self, end: End) -> IntArray:
+        """Which piece every row of an edge is of, by the same count."""
+        total = np.zeros_like(end.size)
+        for name in self.names[1:2]:
+            total += end.indices[name] * self.windows
+        return total + end.indices[self.window] if self.window else total
+
+    def turns(self, end: End, wave: Wave) -> tuple[IntArray, IntArray]:
+        """Every row's wave, and its round but for where the deck begins."""
+        cards = self.cards(end)
+        if not self.names:
+            return np.zeros_like(cards), cards
+        layer = end.indices[self.names[0]]
+        return wave.number[layer], cards + wave.place[layer]
 
 
 def divide(
-    inputs: Inputs, edges: Sequence[Edge], chosen: Sequence[int], usage: Usage, capacity: int
+    inputs: Inputs, edges: Sequence[Edge], chosen: Sequence[int], wave: Wave, capacity: int
 ) -> Division:
-    """Spread the edges of one layer (the largest decides for all) over as few rounds as fit.
-
-    Whole tensors share a round while they fit; a tensor that does not fit has rounds of its own.
-    """
-    parts: dict[int, Part] = {}
-    number, used = 0, usage.nothing()
+    """Spread the edges of one wave (the largest decides for all) over as few rounds as fit."""
+    decks: list[_Deck] = []
     for members in _tensors(edges, chosen):
-        load = _worst(edges, members, usage)
-        if int(load.max(initial=0)) <= capacity:
-            if int((used + load).max(initial=0)) > capacity:
-                number, used = number + 1, usage.nothing()
-            used = used + load
-            parts |= {n: Part(number) for n in members}
-            continue
-        cut = _cut(inputs, edges, members, usage, capacity)
-        if isinstance(cut, Diagnostic):
-            return Division(0, {}, cut)
-        number += int(bool(used.any()))
-        parts |= {n: _shifted(part, number) for n, part in cut.parts.items()}
-        number, used = number + cut.rounds, usage.nothing()
-    return Division(number + int(bool(used.any())), parts)
-
-
-def _shifted(part: Part, first: int) -> Part:
-    return Part(first, part.term, part.indices, part.window)
+        deck = _deck(inputs, edges, members, capacity)
+        if deck.peak > capacity:
+            return Division(0, {}, _too_large(inputs, edges[members[0]], capacity))
+        decks.append(deck)
+    columns = decks[0].usage.columns
+    height = max(wave.count, 1)
+    total = sum(
+        (_table(deck, wave, 0, 1, height) for deck in decks), np.zeros((height, columns), np.int64)
+    )
+    least = max(1, -(-int(total.max(initial=0)) // capacity))
+    alone = Wave(wave.number, np.zeros_like(wave.place), "")
+    # With a round for every piece, and one layer a wave, each is alone in its round, and fits.
+    for kind, most in ((wave, 4 * least + 16), (alone, sum(deck.count for deck in decks))):
+        for count in _counts(least, most):
+            starts = _starts(decks, count)
+            tables = zip(decks, starts, strict=True)
+            used = sum(_table(deck, kind, start, count, count * height) for deck, start in tables)
+            if int(np.max(used)) <= capacity:
+                return Division(count, _parts(decks, starts, kind.shift, count))
+    return Division(0, {}, _too_large(inputs, edges[chosen[0]], capacity))
 
 
 def _tensors(edges: Sequence[Edge], chosen: Sequence[int]) -> list[list[int]]:
@@ -84,95 +139,128 @@ def _tensors(edges: Sequence[Edge], chosen: Sequence[int]) -> list[list[int]]:
     return list(found.values())
 
 
-def _worst(edges: Sequence[Edge], members: Sequence[int], usage: Usage) -> IntArray:
-    """The largest load of every rank over all values of the first index."""
-    if not edges[members[0]].indices:
-        return usage.of(members)
-    name = next(iter(edges[members[0]].indices))
-    values = {v for n in members for v in indexset.parse(edges[n].indices[name])}
-    return np.max([usage.of_layer(members, value) for value in values], axis=0)
+def _table(deck: _Deck, wave: Wave, start: int, count: int, rows: int) -> IntArray:
+    """The loads of a deck by round and wave, `[rounds * waves, columns]`."""
+
+    def row(end: End) -> IntArray:
+        number, turn = deck.turns(end, wave)
+        return (turn + start) % count * (rows // count) + number
+
+    return deck.usage.table(range(len(deck.edges)), rows, row)
 
 
-def _cut(
-    inputs: Inputs, edges: Sequence[Edge], members: Sequence[int], usage: Usage, capacity: int
-) -> _Cut | Diagnostic:
-    """Divide one tensor: by its second index if that is enough, else by windows of rows."""
-    first = edges[members[0]]
-    names = list(first.indices)
-    if len(names) < 2:
-        return _windows(inputs, edges, members, capacity, "", 1)
-    second = names[1]
-    top = max(v for n in members for v in indexset.parse(edges[n].indices[names[1]])) + 1
-    for per in range(top - 1, 0, -1):
-        if -(-top // per) == -(-top // (per + 1)):
-            continue
-        if _fits(edges, members, usage, capacity, per):
-            term = second if per == 1 else f"{second} // {per}"
-            return _Cut(-(-top // per), {n: Part(0, term) for n in members})
-    return _windows(inputs, edges, members, capacity, second, top)
+def _counts(least: int, most: int) -> Iterator[int]:
+    count = least
+    while count < most:
+        yield count
+        count += max(1, count // 8)
+    yield max(least, most)
 
 
-def _fits(
-    edges: Sequence[Edge], members: Sequence[int], usage: Usage, capacity: int, per: int
-) -> bool:
-    """Whether every group of `per` values of the second index fits, in every layer."""
-    loads: dict[tuple[int, int], IntArray] = {}
-    for number in members:
-        first, second = list(usage.edges[number].indices.values())[:2]
-        keys = np.stack([first, second // per], axis=1)
-        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        for group, key in enumerate(unique.tolist()):
-            rows = np.flatnonzero(inverse.reshape(-1) == group)
-            place = (key[0], key[1])
-            loads[place] = loads.get(place, usage.nothing()) + usage.of_rows(number, rows)
-    return all(int(load.max()) <= capacity for load in loads.values())
+def _starts(decks: Sequence[_Deck], count: int) -> list[int]:
+    """Where each deck begins to be dealt: the largest first, each where least is in the way.
 
-
-def _windows(
-    inputs: Inputs,
-    edges: Sequence[Edge],
-    members: Sequence[int],
-    capacity: int,
-    second: str,
-    top: int,
-) -> _Cut | Diagnostic:
-    """Windows of whole blocks over one dim: the dim that needs fewest, the first of equals.
-
-    Across the dim that the senders' shards cut, every window keeps all senders busy.
+    Decks that reach all rounds are staggered. With rounds enough, no two pieces share one.
     """
+    if count >= sum(deck.count for deck in decks):
+        return [sum(deck.count for deck in decks[:k]) for k in range(len(decks))]
+    found = [0] * len(decks)
+    long = [k for k, deck in enumerate(decks) if deck.count >= count]
+    for place, k in enumerate(long):
+        found[k] = place * count // len(long)
+    room = np.zeros(count, dtype=np.int64)
+    short = [k for k in range(len(decks)) if k not in long]
+    for k in sorted(short, key=lambda k: (-decks[k].peak * decks[k].count, k)):
+        cards = np.arange(decks[k].count)
+        worst = [int(room[(start + cards) % count].max()) for start in range(count)]
+        found[k] = worst.index(min(worst))
+        room[(found[k] + cards) % count] += decks[k].peak
+    return found
+
+
+def _parts(
+    decks: Sequence[_Deck], starts: Sequence[int], shift: str, count: int
+) -> dict[int, Part]:
+    found: dict[int, Part] = {}
+    for deck, start in zip(decks, starts, strict=True):
+        term = _term(deck, shift if deck.names else "", start % count, count)
+        for number, edge in zip(deck.numbers, deck.edges, strict=True):
+            own = {deck.window: edge.indices[deck.window]} if deck.window else {}
+            found[number] = Part(term, own, edge.window)
+    return found
+
+
+def _term(deck: _Deck, shift: str, start: int, count: int) -> str:
+    """The text of a piece's round, counted from its wave's first."""
+    constant = str(start) if start else ""
+    if count == 1:
+        return ""
+    terms = [term for term in (deck.text, shift, constant) if term]
+    if terms in ([], [constant]) or (not shift and not constant and deck.count <= count):
+        return "".join(terms)
+    return (
+        f"({' + '.join(terms)}) % {count}" if " " in " + ".join(terms) else f"{terms[0]} % {count}"
+    )
+
+
+def _deck(inputs: Inputs, edges: Sequence[Edge], members: Sequence[int], capacity: int) -> _Deck:
+    """One tensor with its pieces, cut into windows of rows if they are large."""
     chosen = [edges[n] for n in members]
-    found = [
-        cut
-        for dim in range(len(chosen[0].shape))
-        if (cut := _fewest_windows(inputs, chosen, dim, capacity)) is not None
-    ]
-    if not found:
-        return _too_large(inputs, chosen[0], capacity)
-    window = window_index(inputs)
-    cut = min(found, key=lambda windowed: len(indexset.parse(windowed[0].indices[window])))
-    count = len(indexset.parse(cut[0].indices[window]))
-    term = f"{second} * {count} + {window}" if second else window
-    parts = {
-        n: Part(0, term, {window: edge.indices[window]}, edge.window)
-        for n, edge in zip(members, cut, strict=True)
-    }
-    return _Cut(top * count, parts)
+    whole = _with_windows(inputs, members, chosen)
+    if whole.peak <= capacity // FINE:
+        return whole
+    best, name = whole, window_index(inputs)
+    for cuts in _cuts(chosen, -(-whole.peak // max(capacity // FINE, 1))):
+        for width, dim in cuts:
+            cut = [_windowed(edge, dim, width, name) for edge in chosen]
+            deck = _with_windows(inputs, members, cut, name)
+            best = deck if deck.peak < best.peak else best
+        if best.peak <= capacity // FINE:
+            break
+    return best
 
 
-def _fewest_windows(
-    inputs: Inputs, edges: Sequence[Edge], dim: int, capacity: int
-) -> list[Edge] | None:
-    """The edges with the fewest windows over `dim` that fit, or None if no number does."""
-    unit = _unit(edges, dim)
-    size = edges[0].shape[dim]
-    count = 1
-    while unit and count * unit < size:
+def _cuts(edges: Sequence[Edge], least: int) -> Iterator[list[tuple[int, int]]]:
+    """Ways to cut a tensor into windows of whole blocks, as widths and dims; ever more windows.
+
+    The first ways make `least` windows, or as few more as possible.
+    """
+    units = [_unit(edges, dim) for dim in range(len(edges[0].shape))]
+    sizes = [size if unit else 0 for size, unit in zip(edges[0].shape, units, strict=True)]
+    count, seen = max(least, 2), set[tuple[int, int]]()
+    while True:
+        widths = [
+            (max(-(-size // (count * max(unit, 1))), 1) * unit, dim)
+            for dim, (size, unit) in enumerate(zip(sizes, units, strict=True))
+        ]
+        fresh = [pair for pair in widths if 0 < pair[0] < sizes[pair[1]] and pair not in seen]
+        seen.update(fresh)
+        if fresh:
+            yield fresh
+        if all(width <= unit for (width, _), unit in zip(widths, units, strict=True)):
+            return
         count += max(1, count // 4)
-        width = -(-size // (count * unit)) * unit
-        cut = [_windowed(edge, dim, width, window_index(inputs)) for edge in edges]
-        if _windows_fit(inputs, cut, capacity):
-            return cut
-    return None
+
+
+def _with_windows(
+    inputs: Inputs, members: Sequence[int], edges: Sequence[Edge], window: str = ""
+) -> _Deck:
+    usage = usage_of(inputs, edges, [*list(edges[0].indices)[:2], window])
+    names = tuple(name for name in edges[0].indices if name != window)
+    windows = len(indexset.parse(edges[0].indices[window])) if window else 1
+    top = 1
+    for name in names[1:2]:
+        top += max(indexset.parse(edge.indices[name])[-1] for edge in edges)
+    return _Deck(
+        numbers=tuple(members),
+        edges=tuple(edges),
+        usage=usage,
+        names=names,
+        window=window,
+        windows=windows,
+        count=top * windows,
+        peak=usage.most(),
+    )
 
 
 def _unit(edges: Sequence[Edge], dim: int) -> int:
@@ -196,24 +284,6 @@ def _windowed(edge: Edge, dim: int, width: int, name: str) -> Edge:
     window = Window(start=tuple(start), extent=tuple(extent))
     indices = {**edge.indices, name: f"0..{count - 1}"}
     return edge.model_copy(update={"window": window, "indices": indices})
-
-
-def _windows_fit(inputs: Inputs, edges: Sequence[Edge], capacity: int) -> bool:
-    """Whether every window fits a slot, together with all that shares its round.
-
-    A round is told by the first two indices and the window; later indices share it.
-    """
-    usage = usage_of(inputs, edges, all_moves(inputs, edges))
-    loads: dict[tuple[int, ...], IntArray] = {}
-    for number, edge in enumerate(usage.edges):
-        *tensor, window = edge.indices.values()
-        keys = np.stack([*tensor[:2], window], axis=1)
-        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        for group, key in enumerate(unique.tolist()):
-            rows = np.flatnonzero(inverse.reshape(-1) == group)
-            place = tuple(key)
-            loads[place] = loads.get(place, usage.nothing()) + usage.of_rows(number, rows)
-    return all(int(load.max()) <= capacity for load in loads.values())
 
 
 def _too_large(inputs: Inputs, edge: Edge, capacity: int) -> Diagnostic:

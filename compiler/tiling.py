@@ -1,6 +1,6 @@
 """Which sender pieces fill the boxes of a receiver piece, exactly once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -9,9 +9,12 @@ import numpy as np
 from tranship.compiler.draft import all_moves
 from tranship.compiler.holder import instance_keys
 from tranship.compiler.inputs import Inputs, draft_side
+from tranship.schema.alike import Reader, kinds
 from tranship.schema.boxes import grow_to_cells
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
+from tranship.schema.manifest import Side
+from tranship.schema.mesh import table_arrays
 from tranship.schema.moves import Moves, edge_block, half_instances
 from tranship.schema.plan import Edge, Half, Op
 
@@ -23,6 +26,14 @@ class Group:
     receiver: Half
     tensor: str
     edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One of each kind of a group's instances (`schema/alike.py`): all others are like these."""
+
+    edges: tuple[Edge, ...]
+    ranks: Mapping[Side, IntArray]
 
 
 def groups(edges: Iterable[Edge]) -> tuple[Group, ...]:
@@ -39,16 +50,46 @@ def tiling(
 ) -> tuple[tuple[Edge, ...], tuple[Moves, ...], Diagnostic | None]:
     """Find the fewest edges of the group that tile what the receiver wants; drop last ones first.
 
-    Returns the edges, their moves, and what is wrong if even all of them do not tile.
+    Returns the edges, the moves of a sample of each, and what is wrong if even all of them do not
+    tile.
     """
-    edges, moves = list(group.edges), list(all_moves(inputs, group.edges))
-    wanted = _wanted(inputs, group)
+    sample = sample_of(inputs, group.edges)
+    edges, moves = list(group.edges), list(all_moves(inputs, sample.edges, sample.ranks))
+    wanted = _wanted(inputs, sample)
     for number in reversed(range(len(edges))):
         rest = moves[:number] + moves[number + 1 :]
         if rest and _covered(wanted, rest):
             del edges[number], moves[number]
     complaint = None if _tiles(wanted, moves) else _tiling_problem(inputs, group, wanted, moves)
     return tuple(edges), tuple(moves), complaint
+
+
+def sample_of(inputs: Inputs, edges: Sequence[Edge]) -> Sample:
+    """Narrow edges into one receiver half to one of each kind of index value and rank."""
+    meshes = {side: draft_side(inputs.manifest(side)) for side in Side}
+    lookups = {side: table_arrays(mesh.tables) for side, mesh in meshes.items()}
+    found = kinds([reader for edge in edges for reader in _readers(edge)], meshes, lookups)
+
+    def narrowed(half: Half) -> Half:
+        return half.model_copy(update={"indices": found.narrowed(half.indices)})
+
+    small = tuple(
+        edge.model_copy(
+            update={
+                "indices": found.narrowed(edge.indices),
+                "sender": narrowed(edge.sender),
+                "receiver": narrowed(edge.receiver),
+            }
+        )
+        for edge in edges
+    )
+    return Sample(small, found.ranks)
+
+
+def _readers(edge: Edge) -> Iterator[Reader]:
+    for side, half in ((Side.SENDER, edge.sender), (Side.RECEIVER, edge.receiver)):
+        boxes = (*half.start, *half.extent, *(half.origin or ()), *half.strides)
+        yield Reader(side, {**edge.indices, **half.indices}, half.at, boxes)
 
 
 @dataclass(frozen=True)
@@ -59,11 +100,13 @@ class _Wanted:
     volume: dict[tuple[int, ...], int]
 
 
-def _wanted(inputs: Inputs, group: Group) -> _Wanted:
-    names = (*group.edges[0].indices, *group.receiver.indices)
+def _wanted(inputs: Inputs, sample: Sample) -> _Wanted:
+    receiver = sample.edges[0].receiver
+    names = (*sample.edges[0].indices, *receiver.indices)
+    mesh, ranks = draft_side(inputs.receiver), sample.ranks[Side.RECEIVER]
     volume: dict[tuple[int, ...], int] = {}
-    for edge in group.edges:
-        instances = half_instances(group.receiver, edge.indices, draft_side(inputs.receiver))
+    for edge in sample.edges:
+        instances = half_instances(receiver, edge.indices, mesh, ranks)
         box, block = instances.box, edge_block(edge)
         if edge.op is Op.AMAX and block is not None:
             box = grow_to_cells(box, instances.origin, block, edge.shape)

@@ -23,6 +23,7 @@ from tranship.schema.rules.holding import complete, used
 from tranship.schema.rules.names import names
 from tranship.schema.rules.others import allowances, paths, seats
 from tranship.schema.rules.plans import plan_entries, plan_rounds, plan_sides
+from tranship.schema.rules.quantization import quantization
 from tranship.schema.rules.roles import buffers_once, role_references, roles
 from tranship.schema.rules.scales import scales
 from tranship.schema.rules.shared_blocks import shared_blocks
@@ -68,6 +69,7 @@ MEANING: tuple[Rule[Subject], ...] = (
     shared_blocks,
     complete,
     used,
+    quantization,
 )
 """What the declarations stand for is possible, and nothing is forgotten or held twice."""
 

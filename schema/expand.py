@@ -24,6 +24,7 @@ from tranship.schema.manifest import (
     Manifest,
     Piece,
     Plain,
+    Quantization,
     Role,
     Scaled,
     TensorFamily,
@@ -37,6 +38,7 @@ from tranship.schema.records import (
     FillRecord,
     Ints,
     PieceRecord,
+    QuantizationRecord,
     RoleRecord,
     TensorRecord,
     contiguous_strides,
@@ -75,7 +77,19 @@ def expand(manifest: Manifest, ranks: Iterable[int] | None = None) -> Declaratio
         tensors=tuple(sorted(tensors)),
         buffers=tuple(sorted(buffers)),
         framework=manifest.framework,
+        quantization=_quantization(manifest.quantization),
     )
+
+
+def _quantization(declared: Quantization | None) -> QuantizationRecord | None:
+    if declared is None:
+        return None
+    families = [
+        TensorFamily(name=module.name, indices=module.indices, shape=())
+        for module in declared.unquantized
+    ]
+    names = {record.name for family in families for record in expand_tensors(family, {})}
+    return QuantizationRecord(declared.method, tuple(sorted(names)))
 
 
 def declared_ranks(manifest: Manifest) -> Ints:

@@ -139,6 +139,7 @@ def _print(node: Expression, outer: int, *, right: bool) -> str:
             return f"({inner})" if level < outer or (level == outer and right) else inner
 
 
+@lru_cache(maxsize=65536)
 def variables(expression: Expression) -> frozenset[str]:
     """Names of the indices and axes that `expression` reads."""
     match expression:

@@ -105,6 +105,8 @@ order of families (below), `at` before fields, each table joins the first one of
 entries it does not contradict. Entries that are still unknown repeat the one before, leading ones
 the first known.
 
+**Unquantized modules** fold as tensors without dims do.
+
 **Families** are in order of: tensors, the texts, then the first name; buffers, the texts of the
 name, then the first record; pieces and fills in a family, the offset of the first record, then
 that record.
@@ -132,7 +134,7 @@ from tranship.schema.folding.rows import (
 )
 from tranship.schema.folding.terms import name_tables
 from tranship.schema.indexset import to_text
-from tranship.schema.manifest import MANIFEST_FORMAT, Manifest
+from tranship.schema.manifest import MANIFEST_FORMAT, Manifest, ModuleFamily, Quantization
 from tranship.schema.mesh import RANK
 from tranship.schema.records import (
     BufferRecord,
@@ -165,8 +167,24 @@ def fold(declaration: Declaration) -> Manifest:
         ranks=None if declaration.ranks == everyone else to_text(declaration.ranks),
         axes=declaration.axes,
         tables=tables,
+        quantization=_quantization(declaration, taken, writer),
         tensors=tuple(writer.tensor(draft) for draft in tensors),
         buffers=tuple(writer.buffer(draft) for draft in buffers),
+    )
+
+
+def _quantization(
+    declaration: Declaration, taken: frozenset[str], writer: Writer
+) -> Quantization | None:
+    declared = declaration.quantization
+    if declared is None:
+        return None
+    modules = tuple(TensorRecord(name, ()) for name in declared.unquantized)
+    drafts = _fold_tensors(replace(declaration, tensors=modules), taken)
+    families = [writer.tensor(d) for d in sorted(drafts, key=lambda d: (d.texts, d.first))]
+    return Quantization(
+        method=declared.method,
+        unquantized=tuple(ModuleFamily(name=f.name, indices=f.indices) for f in families),
     )
 
 

@@ -201,10 +201,31 @@ class BufferFamily(Frozen):
 
 
 class Framework(Frozen):
-    """Which software holds the memory, for people and for diffs."""
+    """Which software holds the memory, for people and for diffs.
+
+    `options` are the framework's own, under its own names, as far as they decide what is held.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     version: Annotated[str, Field(max_length=128)] = ""
+    options: dict[Name, LiteralInt | bool | Annotated[str, Field(max_length=512)]] = {}
+
+
+class ModuleFamily(Frozen):
+    """Modules of the checkpoint alike but for the indices in their names."""
+
+    name: TemplateText
+    indices: dict[Name, IndexSetText] = {}
+
+
+class Quantization(Frozen):
+    """How weights are quantized, and which modules are not.
+
+    `unquantized` lists the modules whose tensors have two dims or more and lie in no scaled buffer.
+    """
+
+    method: Annotated[str, Field(min_length=1, max_length=128)]
+    unquantized: tuple[ModuleFamily, ...] = ()
 
 
 class Manifest(Frozen):
@@ -221,5 +242,6 @@ class Manifest(Frozen):
     ranks: IndexSetText | None = None
     axes: tuple[Axis, ...] = ()
     tables: dict[Name, tuple[LiteralInt, ...]] = {}
+    quantization: Quantization | None = None
     tensors: tuple[TensorFamily, ...]
     buffers: tuple[BufferFamily, ...]

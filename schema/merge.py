@@ -9,7 +9,7 @@ from tranship.schema.fold import fold
 from tranship.schema.indexset import to_text
 from tranship.schema.manifest import Manifest
 from tranship.schema.mesh import table_arrays
-from tranship.schema.records import Declaration, TensorRecord
+from tranship.schema.records import Declaration, QuantizationRecord, TensorRecord
 
 Named = tuple[str, Manifest]
 """A manifest and the name of its file."""
@@ -24,7 +24,7 @@ def merge(manifests: Sequence[Named]) -> Manifest:
         manifests: At least one manifest, each without errors (`check.py` finds them).
 
     Raises:
-        DiagnosticError: TS140 to TS147; everything on which the manifests do not agree.
+        DiagnosticError: TS140 to TS148; everything on which the manifests do not agree.
         ValueError: there is no manifest.
     """
     if not manifests:
@@ -44,8 +44,18 @@ def merge(manifests: Sequence[Named]) -> Manifest:
             tensors=tuple(sorted({record for one in expanded for record in one.tensors})),
             buffers=tuple(sorted(record for one in expanded for record in one.buffers)),
             framework=first.framework,
+            quantization=_quantization(expanded),
         )
     )
+
+
+def _quantization(expanded: Sequence[Declaration]) -> QuantizationRecord | None:
+    """List what any of the ranks leaves unquantized; each lists what it holds itself."""
+    found = [one.quantization for one in expanded if one.quantization]
+    if not found:
+        return None
+    names = {name for one in found for name in one.unquantized}
+    return QuantizationRecord(found[0].method, tuple(sorted(names)))
 
 
 def _axes_text(manifest: Manifest) -> str:
@@ -55,7 +65,14 @@ def _axes_text(manifest: Manifest) -> str:
 
 def _framework_text(manifest: Manifest) -> str:
     framework = manifest.framework
-    return f"{framework.name} {framework.version}".strip() if framework else "none"
+    if framework is None:
+        return "none"
+    options = [f"{name}={value}" for name, value in framework.options.items()]
+    return " ".join(filter(None, [framework.name, framework.version, *options]))
+
+
+def _method_text(manifest: Manifest) -> str:
+    return manifest.quantization.method if manifest.quantization else "none"
 
 
 _HEADERS: tuple[tuple[str, str, str, Callable[[Manifest], str]], ...] = (
@@ -63,11 +80,12 @@ _HEADERS: tuple[tuple[str, str, str, Callable[[Manifest], str]], ...] = (
     ("TS141", "world_size", "world sizes", lambda manifest: str(manifest.world_size)),
     ("TS142", "axes", "axes", _axes_text),
     ("TS143", "framework", "frameworks", _framework_text),
+    ("TS148", "quantization", "quantizations", _method_text),
 )
 
 
 def _headers(manifests: Sequence[Named]) -> Iterator[Diagnostic]:
-    """TS140 to TS143: what all ranks of one side have in common, compared with the first file."""
+    """TS140 to TS143, TS148: what all ranks of one side have in common, compared with the first file."""
     first_file, first = manifests[0]
     for code, field, plural, describe in _HEADERS:
         for file, manifest in manifests[1:]:

@@ -18,6 +18,7 @@ from tranship.schema.manifest import Axis, IntExpression
 from tranship.schema.mesh import RANK, coordinates, table_arrays
 from tranship.schema.plan import Edge, Half, Op, PlanSide, ScaleHalf, TransferPlan
 from tranship.schema.records import Ints
+from tranship.schema.rows import join_sorted, number_rows, repeat_runs
 
 Environment = dict[str, IntArray]
 
@@ -173,13 +174,16 @@ def _present(
     lookup: Environment,
 ) -> tuple[IntArray, IntArray]:
     """Positions (in `ranks`, in the grid) at which every coordinate in `at` has its value."""
-    mask = np.ones((len(ranks), count), dtype=bool)
     place = coordinates(axes, ranks)
+    columns: list[IntArray] = []
     for axis, text in at.items():
         wanted = np.broadcast_to(evaluate(parse(text), grid, lookup), (count,))
-        mask &= place[axis][:, None] == wanted[None, :]
-    row, column = np.nonzero(mask)
-    return row, column
+        columns.append(np.concatenate([place[axis], wanted]))
+    number = number_rows(columns, len(ranks) + count)
+    held, wanted = number[: len(ranks)], number[len(ranks) :]
+    order = np.argsort(wanted, kind="stable")
+    row, position = join_sorted(held, wanted[order])
+    return row, order[position]
 
 
 def _columns(
@@ -229,33 +233,65 @@ def edge_block(edge: Edge) -> Ints | None:
     return None if block is None else resolve_block(block, edge.shape)
 
 
-def edge_moves(plan: TransferPlan, number: int, receivers: IntArray | None = None) -> Moves:
-    """All moves of edge `number` to `receivers` (default: every receiver rank).
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """The moves of one edge before it is chosen which of the equal holders sends: `n` rows.
+
+    Row `i` is a `region` that `receiver` `i` takes of the box that the holders of group `group[i]`
+    of `source` share. `wanted` is as in `Moves`.
+    """
+
+    source: Holdings
+    group: IntArray
+    receiver: Instances
+    region: Boxes
+    wanted: Boxes
+
+
+def edge_cuts(
+    plan: TransferPlan,
+    edge: Edge,
+    senders: IntArray | None = None,
+    receivers: IntArray | None = None,
+) -> Cuts:
+    """Cut the sender's boxes with what the receivers want; ranks default to all of each side.
 
     Rows are ordered by receiver instance (rank, index assignment), then by the sender's box.
     """
-    edge = plan.edges[number]
-    source = holdings(half_instances(edge.sender, edge.indices, plan.sender))
+    source = holdings(half_instances(edge.sender, edge.indices, plan.sender, senders))
     target = half_instances(edge.receiver, edge.indices, plan.receiver, receivers)
-    row, group = _join(target.point, source.point)
+    row, group = join_sorted(target.point, source.point)
     wanted = target.take(row)
     box = _wanted_box(plan, edge, wanted)
     region = intersect(source.instances.box.take(source.first[group]), box)
     kept = np.flatnonzero(region.occupied)
-    wanted, region, box, group = wanted.take(kept), region.take(kept), box.take(kept), group[kept]
-    sender = _choose(plan, edge, source, group, wanted)
-    rounds = np.empty(len(kept), dtype=np.int64)
-    rounds[:] = evaluate(parse(edge.round), wanted.environment, table_arrays(plan.schedule))
-    return Moves(number, region, box, sender, wanted, rounds)
+    return Cuts(source, group[kept], wanted.take(kept), region.take(kept), box.take(kept))
 
 
-def _join(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
-    """All pairs (row of `left`, row of sorted `right`) with equal keys, ordered by left row."""
-    low = np.searchsorted(right, left, side="left")
-    count = np.searchsorted(right, left, side="right") - low
-    rows = np.repeat(np.arange(len(left), dtype=np.int64), count)
-    before = np.cumsum(count) - count
-    return rows, np.arange(len(rows), dtype=np.int64) - before[rows] + low[rows]
+def edge_moves(
+    plan: TransferPlan,
+    number: int,
+    receivers: IntArray | None = None,
+    senders: IntArray | None = None,
+) -> Moves:
+    """All moves of edge `number` to `receivers` (default: every receiver rank).
+
+    Rows are ordered by receiver instance (rank, index assignment), then by the sender's box. With
+    `senders`, the move comes from one of these ranks, which may be another than in the full plan.
+    """
+    edge = plan.edges[number]
+    cuts = edge_cuts(plan, edge, senders, receivers)
+    held = chosen_holders(plan, edge, cuts.source, cuts.group, cuts.receiver.environment)
+    sender = cuts.source.instances.take(held)
+    rounds = edge_rounds(plan, edge, cuts)
+    return Moves(number, cuts.region, cuts.wanted, sender, cuts.receiver, rounds)
+
+
+def edge_rounds(plan: TransferPlan, edge: Edge, cuts: Cuts) -> IntArray:
+    """The round of every row, `[n]`."""
+    rounds = np.empty(len(cuts.group), dtype=np.int64)
+    rounds[:] = evaluate(parse(edge.round), cuts.receiver.environment, table_arrays(plan.schedule))
+    return rounds
 
 
 def _wanted_box(plan: TransferPlan, edge: Edge, wanted: Instances) -> Boxes:
@@ -276,23 +312,25 @@ def _wanted_box(plan: TransferPlan, edge: Edge, wanted: Instances) -> Boxes:
     return intersect(box, window)
 
 
-def _choose(
-    plan: TransferPlan, edge: Edge, source: Holdings, group: IntArray, wanted: Instances
-) -> Instances:
-    """The sender instance of every move: holder number `turn` of its group."""
-    turn: Value = evaluate(parse(edge.turn), wanted.environment, table_arrays(plan.schedule))
+def chosen_holders(
+    plan: TransferPlan,
+    edge: Edge,
+    source: Holdings,
+    group: IntArray,
+    environment: Environment,
+) -> IntArray:
+    """The row of `source.instances` that sends to each receiver: number `turn` of its group.
+
+    `group` `[n]` is the group of holders of each receiver, `environment` the receivers' indices,
+    axes and ranks, `[n]` each.
+    """
+    turn: Value = evaluate(parse(edge.turn), environment, table_arrays(plan.schedule))
     first, count = source.first[group], source.count[group]
     if not edge.nearest or plan.seats is None:
-        return source.instances.take(first + turn % np.maximum(count, 1))
-    pairs, holder = _pairs(first, count)
-    distance = _distance(plan, source.instances.rank[holder], wanted.rank[pairs])
-    return source.instances.take(_nearest(pairs, holder, distance, turn, len(group)))
-
-
-def _pairs(first: IntArray, count: IntArray) -> tuple[IntArray, IntArray]:
-    rows = np.repeat(np.arange(len(first), dtype=np.int64), count)
-    before = np.cumsum(count) - count
-    return rows, np.arange(len(rows), dtype=np.int64) - before[rows] + first[rows]
+        return first + turn % np.maximum(count, 1)
+    pairs, holder = repeat_runs(first, count)
+    distance = _distance(plan, source.instances.rank[holder], environment[RANK][pairs])
+    return _nearest(pairs, holder, distance, turn, len(group))
 
 
 def _nearest(

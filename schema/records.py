@@ -89,6 +89,14 @@ class BufferRecord:
     fills: tuple[FillRecord, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class QuantizationRecord:
+    """How weights are quantized, and the names of the modules that are not, sorted."""
+
+    method: str
+    unquantized: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """The explicit form of a manifest: all tensors, and all buffers of the ranks it speaks for.
@@ -103,6 +111,7 @@ class Declaration:
     tensors: tuple[TensorRecord, ...]
     buffers: tuple[BufferRecord, ...]
     framework: Framework | None = field(default=None)
+    quantization: QuantizationRecord | None = None
 
 
 def contiguous_strides(shape: Ints) -> Ints:

@@ -114,6 +114,7 @@ def _exponents(path: Path, subject: Subject, number: int, owner: int) -> Iterato
             f"the scales of {codes.name!r} are stored as {scales.dtype}",
             expected="scale_values power_of_two",
             found=codes.encoding.scale_values,
+            help="say power_of_two if the engine reads exponents, or store the scales in f32",
         )
 
 

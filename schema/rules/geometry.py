@@ -11,7 +11,7 @@ import numpy as np
 
 from tranship.schema.canonical import Path, join_pointer
 from tranship.schema.expression import IntArray
-from tranship.schema.manifest import BufferFamily, Side, Transfer
+from tranship.schema.manifest import BufferFamily, Scale, Side, Transfer
 from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.memory import BoolArray, Memory, Regions, memory_key, memory_of
 from tranship.schema.rules.subject import Subject, example
@@ -50,6 +50,13 @@ class Examined:
     def name(self, places: Places, row: int) -> str:
         """Write the name of the buffer at one place, and the place."""
         return example(self.buffer.name, places, row, self.world)
+
+    def what(self, path: Path) -> str:
+        """Write what the piece or fill at a path of the manifest is."""
+        kind, number = path[len(self.path) :]
+        if kind == "fills":
+            return "a fill"
+        return f"a piece of {self.buffer.pieces[int(number)].tensor!r}"
 
     @property
     def regions(self) -> list[tuple[Path, str, Places, Regions]]:
@@ -109,9 +116,12 @@ def _inside(examined: Examined) -> Iterator[Finding]:
             yield Finding(
                 "TS164",
                 part.path,
-                f"the region leaves buffer {examined.name(part.places, int(row))}",
+                f"{examined.what(part.path)} leaves buffer "
+                f"{examined.name(part.places, int(row))}",
                 expected=f"elements 0 to {int(last[part.owner[row]])}",
                 found=f"elements {int(regions.offset[row])} to {int(regions.last[row])}",
+                help="hold the part that is this rank's, with start and extent by its axes, or "
+                "declare the buffer as large as it is",
             )
 
 
@@ -127,6 +137,8 @@ def _described(examined: Examined) -> Iterator[Finding]:
             examined.path,
             f"buffer {examined.name(examined.memory.places, int(row))} has neither piece nor fill",
             expected="pieces, or a role other than transfer",
+            help="declare the tensors that it holds; where no update changes it, declare it "
+            "constant and say why; where a recipe computes it from others, derived",
         )
 
 
@@ -143,8 +155,7 @@ def _tiled(examined: Examined, is_receiver: bool) -> Iterator[Finding]:
             continue
         seen.add(key)
         tiling = tile(buffer, [region for _, region in parts])
-        name = examined.name(examined.memory.places, int(row))
-        for finding in _faults(name, buffer, parts, tiling, is_receiver):
+        for finding in _faults(examined, int(row), parts, tiling, is_receiver):
             if finding.code not in reported:
                 reported.add(finding.code)
                 yield finding.under(examined.path)
@@ -212,8 +223,11 @@ def _parts_of(memory: Memory, held: Held, row: int) -> list[Placed]:
 
 
 def _faults(
-    name: str, buffer: Region, parts: list[Placed], tiling: Tiling | None, is_receiver: bool
+    examined: Examined, row: int, parts: list[Placed], tiling: Tiling | None, is_receiver: bool
 ) -> Iterator[Finding]:
+    """Say what keeps the parts of one buffer, row `row` of its family, from tiling it."""
+    name = examined.name(examined.memory.places, row)
+    buffer = examined.memory.buffers.region(row)
     if tiling is None:
         yield Finding(
             "TS168",
@@ -225,7 +239,7 @@ def _faults(
     if tiling.outside:
         yield _outside(name, parts, tiling.outside)
     if tiling.repeated:
-        yield _repeated(name, buffer, parts, tiling.repeated)
+        yield _repeated(examined, row, parts, tiling.repeated)
     if tiling.missing and is_receiver:
         yield Finding(
             "TS167",
@@ -249,15 +263,25 @@ def _outside(name: str, parts: list[Placed], spot: Spot) -> Finding:
     )
 
 
-def _repeated(name: str, buffer: Region, parts: list[Placed], spot: Spot) -> Finding:
+def _repeated(examined: Examined, row: int, parts: list[Placed], spot: Spot) -> Finding:
     paths = [path for path, region in parts if region.index(spot.address) is not None]
+    name = examined.name(examined.memory.places, row)
+    holders = (
+        f"{join_pointer(path)} ({examined.what((*examined.path, *path))})"
+        for path in dict.fromkeys(paths)
+    )
+    is_scale = isinstance(examined.buffer.encoding, Scale)
     return Finding(
         "TS166",
         paths[-1],
         f"{spot.count:,} elements of buffer {name} are in more than one piece or fill",
         expected="every element in one of them at most",
-        found=f"element {_element(buffer, spot)} is in "
-        + " and ".join(dict.fromkeys(join_pointer(path) for path in paths)),
+        found=f"element {_element(examined.memory.buffers.region(row), spot)} is in "
+        + " and ".join(holders),
+        help="tensors whose blocks share a scale cannot be quantized apart: leave the buffer "
+        "unquantized, or cut it between blocks"
+        if is_scale
+        else "correct the offsets, strides and extents of the pieces",
     )
 
 

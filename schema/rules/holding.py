@@ -16,6 +16,7 @@ from tranship.schema.expression import Expression, IntArray, Variable, evaluate,
 from tranship.schema.expression import variables as variables_of
 from tranship.schema.manifest import Part, Side, TensorFamily
 from tranship.schema.records import Ints
+from tranship.schema.rows import number_rows
 from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.memory import BoolArray
 from tranship.schema.rules.nametables import split_name
@@ -27,7 +28,6 @@ from tranship.schema.rules.world import (
     Places,
     find_places,
     names_in_template,
-    number_rows,
     speaks_for_all,
     spread,
 )
@@ -225,11 +225,13 @@ def _gap(name: str, path: Path, shape: Ints, boxes: set[SteppedBox]) -> Iterator
             f"{gap.count:,} of the {prod(shape):,} elements of tensor {name} are on no rank",
             expected="every element in a piece on at least one rank",
             found=f"element {list(gap.element)} is in none" if boxes else "no piece at all",
+            help="declare the pieces that hold it: buffers count as much as parameters, and names "
+            "that count from 0 on every rank need that rank's offset",
         )
 
 
 def used(subject: Subject) -> Iterator[Finding]:
-    """Find tensors that a receiver declares, and of which no buffer holds a piece."""
+    """Find tensors with elements that a receiver declares, and no buffer holds a piece of."""
     if subject.manifest.side is not Side.RECEIVER or not speaks_for_all(subject.manifest):
         return
     marks = {
@@ -239,8 +241,9 @@ def used(subject: Subject) -> Iterator[Finding]:
         rows = subject.find_tensor(site.piece.tensor, subject.piece_names(site))
         marks[split_name(site.piece.tensor).texts][rows] = True
     _share_marks(subject, marks)
+    empty = [n for n, tensor in enumerate(subject.manifest.tensors) if 0 in tensor.shape]
     for texts, table in subject.tensor_tables.items():
-        unused = np.flatnonzero(~marks[texts])
+        unused = np.flatnonzero(~marks[texts] & ~np.isin(table.owner, empty))
         for one in np.unique(table.owner[unused], return_index=True)[1]:
             row = int(unused[one])
             owner = int(table.owner[row])

@@ -61,11 +61,13 @@ def missing(
     """Report a reference to a buffer that some rank lacks."""
     lost = np.flatnonzero(links.rows < 0)
     if len(lost):
+        owner = subject.manifest.buffers[int(path[1])].name
         what = example(reference, links.places, int(lost[0]), subject.world)
         yield Finding(
             code,
             path,
-            f"there is no buffer {what}",
+            f"there is no buffer {what}, which buffer {owner!r} names",
             expected="a buffer on every rank that has this one",
+            found="none of this name on that rank",
             help="declare it, or correct the name, the indices or `at`",
         )

@@ -4,15 +4,15 @@ Only a `transfer` buffer has pieces and fills: a derived buffer is what its reci
 one is left alone, and an alias is described where the memory is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tranship.schema.canonical import Path
 from tranship.schema.layouts import LAYOUTS
-from tranship.schema.manifest import Alias, BufferFamily, Derived, Transfer
+from tranship.schema.manifest import Alias, BufferFamily, ConstantBuffer, Derived, Transfer
 from tranship.schema.nearest import nearest
 from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.links import find_links, missing
-from tranship.schema.rules.nametables import name_of
+from tranship.schema.rules.nametables import name_of, split_name
 from tranship.schema.rules.subject import Subject
 
 
@@ -83,7 +83,7 @@ def _layout(path: Path, buffer: BufferFamily) -> Iterator[Finding]:
 
 
 def role_references(subject: Subject) -> Iterator[Finding]:
-    """Check that inputs and alias targets exist, and that no alias names an alias."""
+    """Check what derived buffers and aliases name, and that a recipe has something to do, once."""
     for number, buffer in enumerate(subject.manifest.buffers):
         path = ("buffers", number, "role")
         match buffer.role:
@@ -91,12 +91,46 @@ def role_references(subject: Subject) -> Iterator[Finding]:
                 for place, text in enumerate(inputs):
                     links = find_links(subject, number, text)
                     yield from missing("TS183", (*path, "inputs", place), text, links, subject)
+                    yield from _own_input((*path, "inputs", place), buffer, text)
+                yield from _never_changes((*path, "inputs"), number, inputs, subject)
             case Alias(of=of):
                 links = find_links(subject, number, of)
                 yield from missing("TS184", (*path, "of"), of, links, subject)
                 yield from _alias_targets((*path, "of"), number, links.owners, subject)
             case Transfer() | _:
                 pass
+
+
+def _own_input(path: Path, buffer: BufferFamily, text: str) -> Iterator[Finding]:
+    """A recipe that transforms its buffer in place does it once more with every update."""
+    if split_name(text) == split_name(buffer.name):
+        yield Finding(
+            "TS195",
+            path,
+            f"buffer {buffer.name!r} is derived from itself: each update would transform it again",
+            expected="inputs that an update writes, in another buffer than the result",
+            found=f"{text!r} among its own inputs",
+            help="receive the untransformed values in a buffer of their own, and derive this one "
+            "from it",
+        )
+
+
+def _never_changes(
+    path: Path, number: int, inputs: Sequence[str], subject: Subject
+) -> Iterator[Finding]:
+    """A recipe of which no input ever changes has no business in an update."""
+    buffers = subject.manifest.buffers
+    owners = [owner for text in inputs for owner in find_links(subject, number, text).owners]
+    if owners and all(isinstance(buffers[owner].role, ConstantBuffer) for owner in owners):
+        yield Finding(
+            "TS196",
+            path,
+            f"buffer {buffers[number].name!r} is derived from buffers that no update changes",
+            expected="at least one input that an update writes",
+            found="constant " + ", ".join(repr(buffers[owner].name) for owner in owners),
+            help="declare it constant too, with the reason why an update leaves it alone, or "
+            "have its inputs take part",
+        )
 
 
 def _alias_targets(

@@ -117,6 +117,8 @@ def _unscaled(subject: Subject, site: PieceSite, unmet: Unmet) -> Finding:
         found="scales of other blocks, or from another origin"
         if unmet.has_partner
         else "no scales of this tensor",
+        help="declare the piece of scales beside the codes: scales that no update writes keep "
+        "whatever their memory was allocated with",
     )
 
 

@@ -20,6 +20,7 @@ from tranship.schema.indexset import IndexSetError
 from tranship.schema.manifest import Axis, IntExpression, Manifest
 from tranship.schema.mesh import coordinates, table_arrays
 from tranship.schema.moves import Environment, grid_size, index_grid
+from tranship.schema.rows import number_rows, repeat_runs
 from tranship.schema.template import parse_template
 
 MAX_ROWS = 2**23
@@ -168,28 +169,6 @@ def names_in_at(at: At) -> frozenset[str]:
     return names_in(list(at.values())) | at.keys()
 
 
-def number_rows(columns: Sequence[IntArray], rows: int) -> IntArray:
-    """Number the distinct rows of a table from 0 on: equal rows have equal numbers, `[rows]`."""
-    code, size = np.zeros(rows, dtype=np.int64), 1
-    if rows < 2 or not columns:
-        return code
-    for column in columns:
-        low, high = int(column.min()), int(column.max())
-        if size * (high - low + 1) >= 2**62:
-            code, size = _compress(code)
-            column, width = _compress(column)
-            low, high = 0, width - 1
-        code = code * (high - low + 1) + (column - low)
-        size *= high - low + 1
-    return _compress(code)[0]
-
-
-def _compress(values: IntArray) -> tuple[IntArray, int]:
-    """Replace values by their ranks; also the number of distinct values."""
-    distinct, rank = np.unique(values, return_inverse=True)
-    return rank.reshape(-1).astype(np.int64), len(distinct)
-
-
 _FEW = 16
 
 
@@ -245,9 +224,8 @@ def join(
     total = int(count.sum())
     if total > MAX_ROWS:
         raise TooManyRows(total)
-    before = np.cumsum(count) - count
-    first = np.repeat(np.arange(rows[0], dtype=np.int64), count)
-    return first, order[np.arange(total, dtype=np.int64) - before[first] + low[first]]
+    first, place = repeat_runs(low, count)
+    return first, order[place]
 
 
 def _all_pairs(left: int, right: int) -> tuple[IntArray, IntArray]:

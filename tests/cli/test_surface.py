@@ -9,7 +9,7 @@ import typer.main
 
 from tests.cli.golden import assert_golden
 from tranship.cli.app import app
-from tranship.cli.output import Answer, Format, Status, exit_status
+from tranship.cli.output import Answer, Format, ReportFormat, Status, exit_status
 from tranship.schema.diagnostics import Diagnostic, Severity, known_codes, title
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,8 @@ def test_statuses_and_formats_are_frozen() -> None:
         "INTERRUPTED": 130,
     }
     assert [form.value for form in Format] == ["human", "json"]
+    reports = ["human", "json", "sarif", "github", "markdown"]
+    assert [form.value for form in ReportFormat] == reports
 
 
 def status_of(*codes: str, severity: Severity = Severity.ERROR) -> int:

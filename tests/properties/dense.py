@@ -1,14 +1,12 @@
 """The dense oracle: whole logical tensors, quantized whole, in plain torch."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from tests.properties.cases import Case, Encoding
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Side
 from tranship.schema.records import BlockShape
+from tranship.schema.testing import UNUSED_TENSOR, Case, Encoding
 
 LARGEST = 448.0
 FLOOR = 1e-4
@@ -68,16 +66,20 @@ def quantize(values: Tensor, encoding: Encoding, formula: str) -> tuple[Tensor, 
 class Dense:
     """Every logical tensor as the sender's memory means it, and as the receiver's must hold it."""
 
-    def __init__(self, case: Case, names: Mapping[str, int]) -> None:
+    def __init__(self, case: Case) -> None:
         generator = torch.Generator().manual_seed(case.seed)
-        self._values: dict[tuple[str, Side], Tensor] = {}
+        self._values: dict[tuple[str, Side], Tensor] = {
+            (UNUSED_TENSOR, Side.SENDER): torch.ones(4, dtype=torch.bfloat16)
+        }
         self._scales: dict[tuple[str, Side], Tensor] = {}
-        for name, number in names.items():
-            shape = case.tensors[number].shape
-            values = torch.randn(shape, generator=generator) * 10.0 ** float(
-                torch.randint(-3, 3, (), generator=generator)
-            )
-            self._hold(case, name, number, values)
+        drawn: dict[tuple[str, int], Tensor] = {}
+        for number, tensor in enumerate(case.tensors):
+            for layer in range(case.layers):
+                values = torch.randn(tensor.shape, generator=generator) * 10.0 ** float(
+                    torch.randint(-3, 3, (), generator=generator)
+                )
+                values = drawn.setdefault((tensor.tied_to or tensor.name, layer), values)
+                self._hold(case, tensor.fqn(layer), number, values)
 
     def _hold(self, case: Case, name: str, number: int, values: Tensor) -> None:
         sender = case.sender.holdings[number].encoding

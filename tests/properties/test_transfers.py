@@ -5,8 +5,7 @@ import os
 import torch
 from hypothesis import HealthCheck, given, note, settings
 
-from tests.properties.build import build, fqn
-from tests.properties.cases import Case, cases
+from tests.properties.build import build, held_elements, widen
 from tests.properties.dense import Dense
 from tranship.compiler.pipeline import compile_transfer
 from tranship.compiler.verify import digests_of, verify
@@ -16,44 +15,39 @@ from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
-from tranship.schema.policy import Allowance, Policy
+from tranship.schema.policy import Policy
+from tranship.schema.testing import UNUSED_TENSOR, Case, Limits, cases, policy_of
 from tranship.schema.transfer import Options
 
 EXAMPLES = int(os.environ.get("TRANSHIP_EXAMPLES", "300"))
 
 
-def permissive(case: Case) -> Policy:
-    """Allow every lossy edge that the case needs, by name."""
-    lines = [
-        Allowance(
-            edge=edge,
-            tensors="*",
-            sender_dtype=sender.encoding.dtype,
-            receiver_dtype=receiver.encoding.dtype,
-            reason="drawn at random",
-        )
-        for sender, receiver in zip(case.sender.holdings, case.receiver.holdings, strict=True)
-        for edge in ("cast", "dequantize", "requantize")
-    ]
-    return Policy(format="tranship.policy/1", allow=tuple(dict.fromkeys(lines)))
+LIMITS = Limits(ranks=18)
+STAGING = (1 << 30, 1 << 13, 1 << 12)
 
-
-@settings(
+thorough = settings(
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(case=cases())
+
+
+@settings(thorough, max_examples=max(EXAMPLES // 3, 1))
+@given(case=cases(LIMITS))
+def test_the_shards_that_are_drawn_are_dtensors(case: Case) -> None:
+    for side in Side:
+        declared, expected = held_elements(case, side)
+        declared = {key: n for key, n in declared.items() if key[1] != UNUSED_TENSOR}
+        assert declared == dict(expected)
+
+
+@thorough
+@given(case=cases(LIMITS, STAGING))
 def test_every_declared_transfer_delivers_the_oracles_bytes(case: Case) -> None:
-    names = {
-        fqn(tensor.name, layer): number
-        for number, tensor in enumerate(case.tensors)
-        for layer in range(case.layers)
-    }
-    dense = Dense(case, names)
+    dense = Dense(case)
     sender, expected = build(case, Side.SENDER, dense), build(case, Side.RECEIVER, dense)
     manifests = fold(sender.declaration), fold(expected.declaration)
-    policy = permissive(case)
+    policy = policy_of(case)
     plan, options = _compiled(case, manifests, policy)
     note(dump(plan).decode())
     findings = verify(
@@ -69,14 +63,14 @@ def test_every_declared_transfer_delivers_the_oracles_bytes(case: Case) -> None:
         rank: {name: _blank(tensor) for name, tensor in memory.items()}
         for rank, memory in expected.memory.items()
     }
-    simulate(plan, sender.memory, received, recipes={})
+    simulate(plan, sender.memory, received, recipes={"widen": widen})
     for rank, memory in expected.memory.items():
         for name, tensor in memory.items():
             assert torch.equal(_bytes(received[rank][name]), _bytes(tensor)), (rank, name)
 
 
 def _compiled(
-    case: Case, manifests: tuple[Manifest, Manifest], policy: Policy
+    case: Case, manifests: tuple[Manifest, Manifest], policy: Policy | None
 ) -> tuple[TransferPlan, Options]:
     """Compile with the drawn staging memory, or with plenty where a block alone exceeds it."""
     options = Options.model_validate({"formula": case.formula, "staging_bytes": case.staging_bytes})

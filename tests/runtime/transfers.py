@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tests.properties.cases import Encoding
+from tranship.schema.testing import Encoding
 from tests.properties.dense import quantize
 from tests.runtime.live_models import model_of
 from tranship.compiler.pipeline import compile_transfer

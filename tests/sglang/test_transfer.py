@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.properties.cases import Encoding
+from tranship.schema.testing import Encoding
 from tests.properties.dense import quantize
 from tests.sglang.configs import BLOCK, CONFIGS, checkpoint_tensors
 from tests.sglang.emit import SCALE_SUFFIX

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from tranship import __version__
-from tranship.cli.output import Answer, Format, deliver
+from tranship.cli.completion import complete_code, complete_path
+from tranship.cli.output import Answer, Format, ReportFormat, Reporting, Strictness, deliver
 
 app = typer.Typer(
     name="tranship",
@@ -20,10 +21,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-TransferFile = Annotated[str, typer.Argument(metavar="TRANSFER", help="A NAME.transfer.toml file.")]
+TransferFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRANSFER", help="A NAME.transfer.toml file.", autocompletion=complete_path
+    ),
+]
 FormatOption = Annotated[
     Format, typer.Option("--format", help="For people, or one JSON document for programs.")
 ]
+ReportOption = Annotated[
+    ReportFormat,
+    typer.Option("--format", help="For people, for programs, or for a service that runs checks."),
+]
+MaxErrors = Annotated[
+    int,
+    typer.Option("--max-errors", metavar="N", min=0, help="Show at most N errors; 0 for all."),
+]
+Warnings = Annotated[
+    Strictness,
+    typer.Option("--warnings", "-W", help="-W error makes errors of warnings."),
+]
+_SPOT = "A path, or REV:path as git has it."
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,28 +74,44 @@ def compile_verb(
         str | None,
         typer.Option("--output", "-o", metavar="PATH", help="Instead of NAME.plan.json beside it."),
     ] = None,
-    form: FormatOption = Format.HUMAN,
+    form: ReportOption = ReportFormat.HUMAN,
+    max_errors: MaxErrors = 0,
+    warnings: Warnings = Strictness.DEFAULT,
 ) -> None:
     """Compile a transfer file into a plan, verify it, and write it beside the file."""
 
     def verb() -> Answer:
         from tranship.cli.compile import run
 
-        return run(transfer, output, check=check)
+        return run(
+            transfer, output, check=check, is_strict=warnings is Strictness.ERROR
+        )
 
-    deliver(verb, form)
+    deliver(verb, Reporting(form, max_errors, warnings is Strictness.ERROR))
 
 
 @app.command("verify")
 def verify_verb(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A transfer file, or a plan with --transfer.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A transfer file, or a plan with --transfer.",
+            autocompletion=complete_path,
+        ),
     ],
     transfer: Annotated[
         str | None,
-        typer.Option("--transfer", metavar="TRANSFER", help="What the plan was compiled from."),
+        typer.Option(
+            "--transfer",
+            metavar="TRANSFER",
+            help="What the plan was compiled from.",
+            autocompletion=complete_path,
+        ),
     ] = None,
-    form: FormatOption = Format.HUMAN,
+    form: ReportOption = ReportFormat.HUMAN,
+    max_errors: MaxErrors = 0,
+    warnings: Warnings = Strictness.DEFAULT,
 ) -> None:
     """Prove that a plan does what the manifests need, without asking the compiler."""
 
@@ -85,7 +120,7 @@ def verify_verb(
 
         return run(file, transfer)
 
-    deliver(verb, form)
+    deliver(verb, Reporting(form, max_errors, warnings is Strictness.ERROR))
 
 
 @app.command("check")
@@ -93,10 +128,14 @@ def check_verb(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE...", help="Manifests, policies, placements, transfer files or plans."
+            metavar="FILE...",
+            help="Manifests, policies, placements, transfer files or plans.",
+            autocompletion=complete_path,
         ),
     ],
-    form: FormatOption = Format.HUMAN,
+    form: ReportOption = ReportFormat.HUMAN,
+    max_errors: MaxErrors = 0,
+    warnings: Warnings = Strictness.DEFAULT,
 ) -> None:
     """Check files one by one against their format and its rules."""
 
@@ -105,12 +144,17 @@ def check_verb(
 
         return run(files)
 
-    deliver(verb, form)
+    deliver(verb, Reporting(form, max_errors, warnings is Strictness.ERROR))
 
 
 @app.command("show")
 def show_verb(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A plan or a manifest.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="A plan or a manifest.", autocompletion=complete_path
+        ),
+    ],
     tensor: Annotated[
         str | None,
         typer.Option("--tensor", metavar="GLOB", help="Only tensors and buffers of such names."),
@@ -130,10 +174,53 @@ def show_verb(
     deliver(verb, form)
 
 
+@app.command("diff")
+def diff_verb(
+    old: Annotated[str, typer.Argument(metavar="OLD", help=_SPOT, autocompletion=complete_path)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help=_SPOT, autocompletion=complete_path)],
+    form: ReportOption = ReportFormat.HUMAN,
+    max_errors: MaxErrors = 0,
+) -> None:
+    """Say what the difference of two documents means; exit 3 if there is any."""
+
+    def verb() -> Answer:
+        from tranship.cli.diff import run
+
+        return run(old, new)
+
+    deliver(verb, Reporting(form, max_errors))
+
+
+@app.command("breaking")
+def breaking_verb(
+    manifest: Annotated[
+        str, typer.Argument(metavar="MANIFEST", help=_SPOT, autocompletion=complete_path)
+    ],
+    against: Annotated[
+        str, typer.Option("--against", metavar="OLD", help=_SPOT, autocompletion=complete_path)
+    ],
+    form: ReportOption = ReportFormat.HUMAN,
+    max_errors: MaxErrors = 0,
+) -> None:
+    """Find the changes of a manifest that break plans made with an older one."""
+
+    def verb() -> Answer:
+        from tranship.cli.breaking import run
+
+        return run(manifest, against)
+
+    deliver(verb, Reporting(form, max_errors))
+
+
 @app.command("explain")
 def explain_verb(
     code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="A code from a report, such as TS203.")
+        str | None,
+        typer.Argument(
+            metavar="CODE",
+            help="A code from a report, such as TS203.",
+            autocompletion=complete_code,
+        ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List all codes.")] = False,
     form: FormatOption = Format.HUMAN,
@@ -151,7 +238,12 @@ def explain_verb(
 @app.command("merge")
 def merge_verb(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Manifests of some ranks of one side.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Manifests of some ranks of one side.",
+            autocompletion=complete_path,
+        ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="What to write.")],
     form: FormatOption = Format.HUMAN,
@@ -162,6 +254,59 @@ def merge_verb(
         from tranship.cli.merge import run
 
         return run(files, output)
+
+    deliver(verb, form)
+
+
+@app.command("manifest")
+def manifest_verb(
+    architecture: Annotated[
+        str, typer.Option("--architecture", "-a", metavar="NAME", help="A name, or a .toml file.")
+    ],
+    config: Annotated[
+        str, typer.Option("--config", "-c", metavar="PATH", help="The model's config.json.")
+    ],
+    layout: Annotated[
+        str, typer.Option("--layout", "-l", metavar="NAME", help="A name, or a .toml file.")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="OUT", help="What to write.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="The framework's own options."),
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            "--quantization", metavar="NAME", help="bf16, fp8-block128 or fp8-block128-ue8m0."
+        ),
+    ] = None,
+    side: Annotated[
+        str | None,
+        typer.Option("--side", metavar="SIDE", help="sender or receiver; else as the layout says."),
+    ] = None,
+    form: FormatOption = Format.HUMAN,
+) -> None:
+    """Declare what a framework holds of a model, with neither GPU nor framework."""
+
+    def verb() -> Answer:
+        from tranship.cli.manifest import run
+
+        return run(architecture, config, layout, option or [], quantization, side, output)
+
+    deliver(verb, form)
+
+
+@app.command("engine-args")
+def engine_args_verb(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A manifest made offline.")],
+    form: FormatOption = Format.HUMAN,
+) -> None:
+    """Print the launch arguments with which an engine holds what a manifest declares."""
+
+    def verb() -> Answer:
+        from tranship.cli.engine_args import run
+
+        return run(file)
 
     deliver(verb, form)
 

@@ -53,11 +53,18 @@ def load_any(path: str) -> Document[BaseModel]:
     Raises:
         DiagnosticError: TS100 to TS118.
     """
-    text = read_text(path)
-    data = (
-        parse_toml(text, path) if Path(path).suffix.lower() == ".toml" else parse_json(text, path)
-    )
-    source = Source(path, text)
+    return parse_any(read_text(path), path)
+
+
+def parse_any(text: str, file: str) -> Document[BaseModel]:
+    """Read the text of a `file` of any of the formats; one that is named .toml is TOML.
+
+    Raises:
+        DiagnosticError: TS102 to TS118.
+    """
+    is_toml = Path(file).suffix.lower() == ".toml"
+    data = parse_toml(text, file) if is_toml else parse_json(text, file)
+    source = Source(file, text)
     value = validate(_model(data, source), data, source)
     return Document(value, source, digest(dump(value)))
 

@@ -1,7 +1,7 @@
 """What every verb has in common: streams, formats, exit statuses, and what happens on failure.
 
 A verb is a function that returns an `Answer`; it prints nothing. The answer goes to stdout and
-diagnostics go to stderr, except with `--format json`: then one document on stdout holds both.
+diagnostics go to stderr; in the formats for machines one text on stdout holds both.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -19,8 +19,12 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from tranship.cli.github import workflow_commands
+from tranship.cli.markdown import markdown
+from tranship.cli.notice import Notice
+from tranship.cli.sarif import sarif
 from tranship.schema.canonical import Json, canonical_bytes
-from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Severity
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Severity, sort_key
 from tranship.schema.render import render_human, render_json
 
 TRACEBACK_VARIABLE = "TRANSHIP_TRACEBACK"
@@ -47,6 +51,38 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class ReportFormat(StrEnum):
+    """For whom the answer of a verb is written that reports on files."""
+
+    HUMAN = "human"
+    JSON = "json"
+    SARIF = "sarif"
+    GITHUB = "github"
+    MARKDOWN = "markdown"
+
+
+class Strictness(StrEnum):
+    """What a warning counts as."""
+
+    DEFAULT = "default"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How to report.
+
+    Attributes:
+        form: for whom the answer is written.
+        max_errors: the most errors to show; 0 for all of them.
+        is_strict: whether a warning counts as an error.
+    """
+
+    form: Format | ReportFormat
+    max_errors: int = 0
+    is_strict: bool = False
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a verb found.
@@ -57,6 +93,8 @@ class Answer:
         status: the exit status if no diagnostic is an error.
         diagnostics: what is wrong with the input.
         hint: what to do next, a line for people.
+        notices: the answer as lines about places in files, where it is such.
+        table: what there was before and is after, by name.
     """
 
     page: Sequence[RenderableType] = ()
@@ -64,6 +102,8 @@ class Answer:
     status: int = Status.OK
     diagnostics: tuple[Diagnostic, ...] = ()
     hint: str = ""
+    notices: tuple[Notice, ...] = ()
+    table: tuple[tuple[str, str, str], ...] = ()
 
 
 _FAILURES = ("TS100", "TS109")
@@ -86,7 +126,7 @@ def exit_status(answer: Answer) -> int:
     return Status.FINDINGS if errors else answer.status
 
 
-def deliver(verb: Callable[[], Answer], form: Format) -> None:
+def deliver(verb: Callable[[], Answer], how: Format | Reporting) -> None:
     """Run a verb, write its answer, and leave with its status. Nothing gets past but that.
 
     Raises:
@@ -97,7 +137,7 @@ def deliver(verb: Callable[[], Answer], form: Format) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        written = _attempt(verb, form)
+        written = _attempt(verb, how if isinstance(how, Reporting) else Reporting(how))
         status = _write(written) or written.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -114,15 +154,15 @@ class _Written:
     status: int
 
 
-def _attempt(verb: Callable[[], Answer], form: Format) -> _Written:
+def _attempt(verb: Callable[[], Answer], how: Reporting) -> _Written:
     try:
-        return _as_text(_ask(verb), form)
+        return _as_text(_ask(verb), how)
     except typer.BadParameter:
         raise
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()
-        return _as_text(Answer(diagnostics=(_internal(error),)), form)
+        return _as_text(Answer(diagnostics=(_internal(error),)), how)
 
 
 def _ask(verb: Callable[[], Answer]) -> Answer:
@@ -142,13 +182,43 @@ def _internal(error: Exception) -> Diagnostic:
     )
 
 
-def _as_text(answer: Answer, form: Format) -> _Written:
-    status = exit_status(answer)
-    if form is Format.JSON:
+def _as_text(answer: Answer, how: Reporting) -> _Written:
+    found = promoted(answer.diagnostics) if how.is_strict else answer.diagnostics
+    status = exit_status(replace(answer, diagnostics=found))
+    answer = replace(answer, diagnostics=_first(found, how.max_errors))
+    if how.form == ReportFormat.HUMAN:
+        return _Written(rendered(answer.page, console(sys.stdout)), _reports(answer), status)
+    return _Written(_for_machines(answer, how.form), "", status)
+
+
+def promoted(found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Make errors of warnings."""
+    return tuple(replace(one, severity=Severity.ERROR) for one in found)
+
+
+def _first(found: Sequence[Diagnostic], most: int) -> tuple[Diagnostic, ...]:
+    """Keep all warnings and the first errors, and say how many more there are (TS118)."""
+    errors = sorted((one for one in found if one.severity is Severity.ERROR), key=sort_key)
+    if not most or len(errors) <= most:
+        return tuple(found)
+    more = len(errors) - most
+    text = f"{more:,} more {'error is' if more == 1 else 'errors are'} not shown"
+    rest = Diagnostic("TS118", text, help="--max-errors 0 shows all of them")
+    return (*(one for one in found if one.severity is not Severity.ERROR), *errors[:most], rest)
+
+
+def _for_machines(answer: Answer, form: Format | ReportFormat) -> str:
+    """Write an answer and what was found wrong as one text."""
+    if form == ReportFormat.JSON:
         reports = json.loads(render_json(answer.diagnostics))
-        document = canonical_bytes(_unicode({**answer.document, **reports}))
-        return _Written(document.decode(), "", status)
-    return _Written(rendered(answer.page, console(sys.stdout)), _reports(answer), status)
+        return canonical_bytes(_unicode({**answer.document, **reports})).decode()
+    if form == ReportFormat.SARIF:
+        return canonical_bytes(sarif(answer.diagnostics)).decode()
+    page = rendered(answer.page, Console(file=StringIO(), no_color=True))
+    if form == ReportFormat.GITHUB:
+        commands = workflow_commands(answer.diagnostics, answer.notices)
+        return page + "".join(f"{command}\n" for command in commands)
+    return markdown(page, answer.diagnostics, answer.notices, answer.table)
 
 
 def _unicode(value: Json) -> Json:

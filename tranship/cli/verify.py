@@ -4,6 +4,7 @@ from time import perf_counter
 
 import typer
 
+from tranship.cli.effects import without_effect
 from tranship.cli.layout import BAD, GOOD, count, flow
 from tranship.cli.load import check_document, load_any, load_transfer, plan_path, raise_errors
 from tranship.cli.output import Answer, answer_width, tick
@@ -37,7 +38,8 @@ def run(file: str, transfer: str | None) -> Answer:
         *proof_lines(found, width, tick()),
     ]
     document = {"plan": plan_file, "transfer": transfer_file, "proofs": proof_members(found)}
-    return Answer(page, document, diagnostics=(*loaded.warnings, *found))
+    warnings = (*loaded.warnings, *(() if found else without_effect(plan.value, loaded)))
+    return Answer(page, document, diagnostics=(*warnings, *found))
 
 
 def _files(file: str, transfer: str | None) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""The parts of `compiler/diff.py`: what of two documents is compared how."""

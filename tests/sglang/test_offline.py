@@ -1,0 +1,106 @@
+"""Offline manifests against what real SGLang models load, tensor by tensor."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models.configs import CONFIGS, FP8, write_config
+from tests.sglang.test_trace import pytestmark, run
+from tranship.models.produce import Request, produce
+from tranship.schema.codec import dump, load
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Manifest
+from tranship.schema.records import BufferRecord, Declaration
+
+__all__ = ["pytestmark"]
+
+
+def traced(folder: Path, config: str, checkpoint: Manifest, **request: Any) -> Declaration:
+    """Trace one rank of the engine that loads a checkpoint."""
+    given, output = folder / "checkpoint.json", folder / "rank.json"
+    given.write_bytes(dump(checkpoint))
+    request |= {"config": config, "checkpoint": str(given), "output": str(output)}
+    done = run("-m", "tests.sglang.offline", json.dumps(request))
+    assert done.returncode == 0, done.stderr
+    return expand(load(output, Manifest).value)
+
+
+def comparable(record: BufferRecord) -> BufferRecord:
+    """Leave out of a buffer why no update changes it, which is for people."""
+    return replace(record, role=replace(record.role, reason=""))
+
+
+@pytest.mark.parametrize(
+    ("name", "fp8", "tp", "ep", "rank", "options", "changes"),
+    [
+        ("qwen3", True, 1, 1, 0, {}, {}),
+        ("qwen3", True, 4, 1, 3, {}, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+        ("qwen3", False, 2, 1, 1, {}, {"attention_bias": True}),
+        ("llama", False, 2, 1, 1, {}, {}),
+        ("qwen3_moe", True, 4, 2, 2, {}, {}),
+        ("qwen3_moe", True, 4, 4, 3, {"dp_size": 4, "enable_dp_attention": True}, {}),
+        ("qwen3_moe", False, 2, 1, 1, {}, {}),
+        ("glm4_moe", True, 2, 2, 1, {}, {}),
+        ("glm4_moe", False, 4, 1, 2, {}, {"n_shared_experts": 2}),
+        ("deepseek_v3", True, 2, 2, 1, {}, {}),
+        (
+            "deepseek_v3",
+            True,
+            4,
+            2,
+            3,
+            {"dp_size": 2, "enable_dp_attention": True, "moe_dense_tp_size": 1},
+            {},
+        ),
+        (
+            "deepseek_v3",
+            False,
+            4,
+            1,
+            1,
+            {"dp_size": 4, "enable_dp_attention": True, "enable_dp_lm_head": True},
+            {"q_lora_rank": None},
+        ),
+    ],
+)
+def test_an_offline_manifest_is_what_the_engine_loads(
+    tmp_path: Path,
+    name: str,
+    fp8: bool,
+    tp: int,
+    ep: int,
+    rank: int,
+    options: dict[str, Any],
+    changes: dict[str, Any],
+):
+    config = write_config(tmp_path, name, **changes, **(FP8 if fp8 else {}))
+    checkpoint = produce(Request(name, config, "checkpoint", {}))
+    theirs = traced(tmp_path, config, checkpoint, tp=tp, ep=ep, rank=rank, arguments=options)
+    texts = {key: str(value).lower() for key, value in options.items()}
+    sizes = {"tp_size": str(tp), "ep_size": str(ep), "device": "cpu"}
+    ours = expand(produce(Request(name, config, "sglang", sizes | texts)), [rank])
+    assert ours.tensors == theirs.tensors
+    held = {buffer.name: comparable(buffer) for buffer in ours.buffers}
+    derived = {key for key, buffer in held.items() if buffer.role.kind == "derived"}
+    layers = CONFIGS[name]["num_hidden_layers"]
+    assert len(derived) == (2 * layers if name == "deepseek_v3" else 0)
+    for buffer in theirs.buffers:
+        assert held.pop(buffer.name) == comparable(buffer)
+    assert held.keys() == derived
+
+
+def test_modules_that_the_config_leaves_alone_are_plain_in_the_engine(tmp_path: Path):
+    ignored = ["model.layers.1.self_attn", "model.layers.0.mlp", "o_proj"]
+    config = FP8["quantization_config"] | {"modules_to_not_convert": ignored}
+    path = write_config(tmp_path, "qwen3_moe", quantization_config=config)
+    checkpoint = produce(Request("qwen3_moe", path, "checkpoint", {}))
+    theirs = traced(tmp_path, path, checkpoint, tp=2, ep=1, rank=0, arguments={})
+    options = {"tp_size": "2", "device": "cpu"}
+    ours = expand(produce(Request("qwen3_moe", path, "sglang", options)), [0])
+    assert [comparable(b) for b in ours.buffers] == [comparable(b) for b in theirs.buffers]
+    plain = {b.name for b in ours.buffers if b.encoding.kind == "plain"}
+    assert {"model.layers.0.mlp.experts.w13_weight", "model.layers.2.self_attn.o_proj.weight"} < plain
+    assert "model.layers.2.mlp.experts.w13_weight" not in plain

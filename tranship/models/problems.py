@@ -1,0 +1,52 @@
+"""What a configuration makes impossible, gathered as diagnostics."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tranship.models.language import LanguageError, NotDivisibleError
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
+
+
+class ImpossibleError(ValueError):
+    """Something that cannot be declared: a code, what is wrong, and what to do."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.hint = hint
+        super().__init__(message)
+
+
+@dataclass
+class Problems:
+    """Diagnostics in the order found, each once."""
+
+    found: list[Diagnostic] = field(default_factory=list[Diagnostic])
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        """Keep a diagnostic unless it is there already."""
+        if diagnostic not in self.found:
+            self.found.append(diagnostic)
+
+    @contextmanager
+    def gather(self, file: str, pointer: str, what: str = "") -> Generator[None]:
+        """Keep what goes wrong inside as a diagnostic about a place in a data file."""
+        try:
+            yield
+        except ImpossibleError as error:
+            self.add(Diagnostic(error.code, error.message, help=error.hint))
+        except NotDivisibleError as error:
+            message = f"{what}: {error}" if what else str(error)
+            self.add(Diagnostic("TS755", message))
+        except LanguageError as error:
+            self.add(Diagnostic("TS759", str(error), Location(file, pointer)))
+
+    def check(self) -> None:
+        """Stop if anything was found.
+
+        Raises:
+            DiagnosticError: all that was found.
+        """
+        if self.found:
+            raise DiagnosticError(self.found)
