@@ -18,7 +18,7 @@ from tranship.schema.plan import (
     TransferPlan,
     UnusedTensor,
 )
-from tranship.schema.template import parse_template
+from tranship.schema.rules.nametables import split_name
 
 Texts = tuple[str, ...]
 
@@ -73,7 +73,7 @@ def _derived(inputs: Inputs, scheduled: Scheduled) -> tuple[DerivedStep, ...]:
     families = [b for b in inputs.receiver.buffers if isinstance(b.role, Derived)]
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from(range(len(families)))
-    texts = [parse_template(family.name).texts for family in families]
+    texts = [split_name(family.name).texts for family in families]
     for number, family in enumerate(families):
         for wanted in _input_texts(family):
             graph.add_edges_from((k, number) for k, own in enumerate(texts) if own == wanted)
@@ -94,7 +94,7 @@ def _cycle(graph: "nx.DiGraph[int]") -> list[int]:
 
 def _input_texts(family: BufferFamily) -> list[Texts]:
     assert isinstance(family.role, Derived)
-    return [parse_template(name).texts for name in family.role.inputs]
+    return [split_name(name).texts for name in family.role.inputs]
 
 
 def _last_rounds(scheduled: Scheduled) -> dict[Texts, int]:
@@ -105,7 +105,7 @@ def _last_rounds(scheduled: Scheduled) -> dict[Texts, int]:
             [edge.receiver.scale.buffer] if edge.receiver.scale else []
         )
         for name in names:
-            texts = parse_template(name).texts
+            texts = split_name(name).texts
             last[texts] = max(last.get(texts, 0), latest)
     return last
 
@@ -113,7 +113,7 @@ def _last_rounds(scheduled: Scheduled) -> dict[Texts, int]:
 def _with_aliases(inputs: Inputs, written: dict[Texts, int]) -> dict[Texts, int]:
     """Add the other names of buffers, which are written when the buffers are."""
     aliases = {
-        parse_template(buffer.name).texts: parse_template(buffer.role.of).texts
+        split_name(buffer.name).texts: split_name(buffer.role.of).texts
         for buffer in inputs.receiver.buffers
         if isinstance(buffer.role, Alias)
     }

@@ -24,7 +24,7 @@ from tranship.compiler.holder import (
     replace_in_scale,
 )
 from tranship.schema import indexset
-from tranship.schema.alike import Kinds, Reader, kinds
+from tranship.schema.alike import Kinds, kinds, reader
 from tranship.schema.boxes import cells_of, resolve_block
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.expression import (
@@ -99,7 +99,7 @@ def _sample(holder: Holder, pieces: Sequence[ScalePiece], side: PlanSide) -> Vie
     """One of each kind (`schema/alike.py`) of what pairing tells apart."""
     half, which = holder.half, holder.side
     readers = [
-        Reader(
+        reader(
             which,
             {**holder.indices, **half.indices},
             half.at,
@@ -108,7 +108,7 @@ def _sample(holder: Holder, pieces: Sequence[ScalePiece], side: PlanSide) -> Vie
     ]
     for piece in pieces:
         values = (*piece.half.start, *piece.half.extent)
-        readers.append(Reader(which, {**piece.indices, **piece.own}, piece.at, values))
+        readers.append(reader(which, {**piece.indices, **piece.own}, piece.at, values))
     found = kinds(readers, {which: side}, {which: table_arrays(side.tables)})
     return View(side, found, found.ranks[which])
 

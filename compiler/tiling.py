@@ -9,7 +9,7 @@ import numpy as np
 from tranship.compiler.draft import all_moves
 from tranship.compiler.holder import instance_keys
 from tranship.compiler.inputs import Inputs, draft_side
-from tranship.schema.alike import Reader, kinds
+from tranship.schema.alike import Reader, kinds, reader
 from tranship.schema.boxes import grow_to_cells
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
@@ -68,7 +68,7 @@ def sample_of(inputs: Inputs, edges: Sequence[Edge]) -> Sample:
     """Narrow edges into one receiver half to one of each kind of index value and rank."""
     meshes = {side: draft_side(inputs.manifest(side)) for side in Side}
     lookups = {side: table_arrays(mesh.tables) for side, mesh in meshes.items()}
-    found = kinds([reader for edge in edges for reader in _readers(edge)], meshes, lookups)
+    found = kinds([one for edge in edges for one in _readers(edge)], meshes, lookups)
 
     def narrowed(half: Half) -> Half:
         return half.model_copy(update={"indices": found.narrowed(half.indices)})
@@ -89,7 +89,7 @@ def sample_of(inputs: Inputs, edges: Sequence[Edge]) -> Sample:
 def _readers(edge: Edge) -> Iterator[Reader]:
     for side, half in ((Side.SENDER, edge.sender), (Side.RECEIVER, edge.receiver)):
         boxes = (*half.start, *half.extent, *(half.origin or ()), *half.strides)
-        yield Reader(side, {**edge.indices, **half.indices}, half.at, boxes)
+        yield reader(side, {**edge.indices, **half.indices}, half.at, boxes)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tranship.compiler.proofs.coverage import prove_coverage
 from tranship.compiler.proofs.derived import prove_derived
 from tranship.compiler.proofs.digests import prove_digests
 from tranship.compiler.proofs.edge_types import prove_edge_types
-from tranship.compiler.proofs.evidence import Evidence, InputDigests, digests_of, gather
+from tranship.compiler.proofs.evidence import Case, InputDigests, digests_of, gather
 from tranship.compiler.proofs.hazards import prove_hazards
 from tranship.compiler.proofs.report import PLAN
 from tranship.compiler.proofs.rounds import prove_rounds
@@ -31,7 +31,7 @@ __all__ = ["MAX_DIAGNOSTICS", "PLAN", "PROOFS", "InputDigests", "digests_of", "v
 MAX_DIAGNOSTICS = 100
 """Most findings that one run reports; a note takes the place of the rest."""
 
-Proof = Callable[[Evidence], Iterator[Diagnostic]]
+Proof = Callable[[Case], Iterator[Diagnostic]]
 
 PROOFS: tuple[Proof, ...] = (
     prove_digests,  # made from these inputs; every edge refers to declared pieces
@@ -78,19 +78,19 @@ def verify(
     Raises:
         ValueError: a manifest has errors that `check.py` finds.
     """
-    evidence = gather(plan, sender, receiver, policy, placement, options, digests)
-    found = list(islice(_findings(evidence), MAX_DIAGNOSTICS + 1))
+    case = gather(plan, sender, receiver, policy, placement, options, digests)
+    found = list(islice(_findings(case), MAX_DIAGNOSTICS + 1))
     if len(found) > MAX_DIAGNOSTICS:
         message = f"more than {MAX_DIAGNOSTICS} findings; the rest is left out"
         found[MAX_DIAGNOSTICS:] = [Diagnostic("TS699", message, Location(PLAN))]
     return tuple(found)
 
 
-def _findings(evidence: Evidence) -> Iterator[Diagnostic]:
+def _findings(case: Case) -> Iterator[Diagnostic]:
     first, *others = PROOFS
     unfounded = False
-    for diagnostic in first(evidence):
+    for diagnostic in first(case):
         unfounded = True
         yield diagnostic
     for proof in () if unfounded else others:
-        yield from proof(evidence)
+        yield from proof(case)

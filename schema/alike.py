@@ -10,7 +10,7 @@ every `pp` have the same other coordinates, exchanging two values of `pp` change
 read. Such a condition is *nameless*: of the layer only whether some rank holds it counts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ from tranship.schema.expression import (
     Variable,
     evaluate,
     parse,
+    substitute,
     variables,
 )
 from tranship.schema.manifest import IntExpression, Side
@@ -46,8 +47,26 @@ class Reader:
 
     side: Side
     indices: Mapping[str, str]
-    at: Mapping[str, IntExpression]
-    values: tuple[IntExpression, ...]
+    at: Mapping[str, Expression]
+    values: tuple[Expression, ...]
+
+
+def reader(
+    side: Side,
+    indices: Mapping[str, str],
+    at: Mapping[str, IntExpression],
+    values: Iterable[IntExpression],
+    names: Mapping[str, str] | None = None,
+) -> Reader:
+    """Make a reader of texts; `names` gives indices the names under which they are compared."""
+    renamed = {old: Variable(new) for old, new in (names or {}).items()}
+
+    def parsed(text: IntExpression) -> Expression:
+        return substitute(parse(text), renamed) if renamed else parse(text)
+
+    own = {(names or {}).get(name, name): text for name, text in indices.items()}
+    conditions = {axis: parsed(text) for axis, text in at.items()}
+    return Reader(side, own, conditions, tuple(parsed(v) for v in values if not isinstance(v, int)))
 
 
 @dataclass(frozen=True)
@@ -73,17 +92,36 @@ def kinds(
     readers: Sequence[Reader],
     sides: Mapping[Side, PlanSide],
     lookups: Mapping[Side, Environment],
+    domains: Sequence[Mapping[str, str]] = (),
+    apart: Mapping[str, AbstractSet[int] | None] | None = None,
 ) -> Kinds:
-    """Find the kinds of all indices and ranks that `readers` tell apart, by sides with tables."""
+    """Find the kinds of all indices and ranks that `readers` tell apart.
+
+    Args:
+        readers: Everything that is read.
+        sides: The mesh of either side.
+        lookups: The tables of either side.
+        domains: Index sets without anything that is read, whose members are told from others.
+        apart: Values of indices that are kinds of their own; None for all values.
+    """
     nameless = {side: _nameless(side, readers, sides[side]) for side in sides}
-    names = dict.fromkeys(name for reader in readers for name in reader.indices)
-    indices = {name: _kinds_of_index(name, readers, nameless, lookups) for name in names}
+    every = [*(reader.indices for reader in readers), *domains]
+    sets: dict[str, dict[str, None]] = {}
+    for indices in every:
+        for name, text in indices.items():
+            sets.setdefault(name, {})[text] = None
+    found = {
+        name: _kinds_of_index(
+            name, readers, _members(texts), nameless, lookups, (apart or {}).get(name, frozenset())
+        )
+        for name, texts in sets.items()
+    }
     ranks: dict[Side, IntArray] = {}
     for side, mesh in sides.items():
         own = [reader for reader in readers if reader.side is side]
         read = _read(own).union(*(reader.at for reader in own))
         ranks[side] = rank_groups(mesh, read).representatives
-    return Kinds(indices, ranks)
+    return Kinds(found, ranks)
 
 
 @dataclass(frozen=True)
@@ -165,22 +203,27 @@ def largest_parts(expression: Expression, name: str) -> frozenset[Expression]:
 def _kinds_of_index(
     name: str,
     readers: Sequence[Reader],
+    members: Mapping[str, IntArray],
     nameless: Mapping[Side, Mapping[str, IntArray]],
     lookups: Mapping[Side, Environment],
+    apart: AbstractSet[int] | None,
 ) -> IntArray:
     """One value of each kind of one index, ascending."""
-    own = [reader for reader in readers if name in reader.indices]
-    members = _members(reader.indices[name] for reader in own)
     every = np.unique(np.concatenate(list(members.values())))
+    if apart is None:
+        return every
     columns = [np.isin(every, some).astype(np.int64) for some in members.values()]
+    columns += [(every == value).astype(np.int64) for value in apart]
     seen: set[tuple[str, Side, str, Expression]] = set()
-    for reader in own:
-        domain, named = members[reader.indices[name]], nameless[reader.side]
-        for axis, part in _parts(name, reader, named):
-            key = (reader.indices[name], reader.side, axis, part)
+    for own in readers:
+        if name not in own.indices:
+            continue
+        domain, named = members[own.indices[name]], nameless[own.side]
+        for axis, part in _parts(name, own, named):
+            key = (own.indices[name], own.side, axis, part)
             if key not in seen:
                 seen.add(key)
-                values = spread(evaluate(part, {name: domain}, lookups[reader.side]), domain)
+                values = spread(evaluate(part, {name: domain}, lookups[own.side]), domain)
                 column = np.zeros(len(every), dtype=np.int64)
                 column[np.isin(every, domain)] = (
                     np.isin(values, named[axis]) if axis in named else values
@@ -190,15 +233,15 @@ def _kinds_of_index(
 
 
 def _parts(
-    name: str, reader: Reader, nameless: Mapping[str, IntArray]
-) -> Iterable[tuple[str, Expression]]:
-    """What a reader sees of an index; the axis for conditions, "" for values."""
-    for axis, text in reader.at.items():
-        parts = largest_parts(parse(text), name)
-        yield from ((axis if axis in nameless else "", part) for part in parts)
-    for text in reader.values:
-        if not isinstance(text, int):
-            yield from (("", part) for part in largest_parts(parse(text), name))
+    name: str, own: Reader, nameless: Mapping[str, IntArray]
+) -> Iterator[tuple[str, Expression]]:
+    """What a reader sees of an index; with the axis for nameless conditions, else with ""."""
+    for axis, condition in own.at.items():
+        for part in largest_parts(condition, name):
+            yield (axis if axis in nameless else "", part)
+    for value in own.values:
+        for part in largest_parts(value, name):
+            yield "", part
 
 
 def _members(sets: Iterable[str]) -> dict[str, IntArray]:
@@ -217,8 +260,8 @@ def _nameless(side: Side, readers: Sequence[Reader], mesh: PlanSide) -> dict[str
         for axis in own[0].at
         if axis != RANK
         and axis not in read
-        and len({parse(reader.at[axis]) if axis in reader.at else None for reader in own}) == 1
-        and len(variables(parse(own[0].at[axis]))) <= 1
+        and len({reader.at.get(axis) for reader in own}) == 1
+        and len(variables(own[0].at[axis])) <= 1
     ]
     others = sorted({axis for reader in own for axis in reader.at} - set(conditions) | read)
     fixed = [every[axis] for axis in others if axis in every]
@@ -235,9 +278,8 @@ def _read(readers: Iterable[Reader]) -> set[str]:
     """The axes (and `rank`) that values read; conditions are not values."""
     found: set[str] = set()
     for reader in readers:
-        for text in reader.values:
-            if not isinstance(text, int):
-                found |= variables(parse(text)) - reader.indices.keys()
+        for value in reader.values:
+            found |= variables(value) - reader.indices.keys()
     return found
 
 

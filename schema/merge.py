@@ -85,7 +85,7 @@ _HEADERS: tuple[tuple[str, str, str, Callable[[Manifest], str]], ...] = (
 
 
 def _headers(manifests: Sequence[Named]) -> Iterator[Diagnostic]:
-    """TS140 to TS143, TS148: what all ranks of one side have in common, compared with the first file."""
+    """TS140 to TS143, TS148: what all ranks have in common, compared with the first file."""
     first_file, first = manifests[0]
     for code, field, plural, describe in _HEADERS:
         for file, manifest in manifests[1:]:

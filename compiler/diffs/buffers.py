@@ -159,7 +159,11 @@ def _followers(new: Side, changes: Sequence[Change]) -> Iterator[Change]:
     texts = {parse_template(change.subject).texts for change in changes}
     for change in changes:
         owner = owners.get(change.subject)
-        follows = owner if owner and change.kind in _GEOMETRY and parse_template(owner).texts in texts else ""
+        follows = (
+            owner
+            if owner and change.kind in _GEOMETRY and parse_template(owner).texts in texts
+            else ""
+        )
         yield replace(change, follows=follows) if follows else change
 
 

@@ -86,11 +86,18 @@ def edge_findings(old: Ends, new: Ends, numbers: IntArray, *, same_tables: bool)
     names = renaming(one.tensor, other.tensor)
     if _differ(old, new, numbers, one.sender, other.sender):
         yield from _half("sender", one.sender, other.sender, names)
-    if _differ(old, new, numbers, one.receiver, other.receiver):
+    is_elsewhere = _differ(old, new, numbers, one.receiver, other.receiver)
+    if is_elsewhere:
         yield from _half("receiver", one.receiver, other.receiver, names)
-    if _differ_in_route(old, new, numbers):
-        texts = _route(one, names), _route(other, {})
-        yield Finding("route", *_distinguished(*texts)), Weight.CHANGE
+    texts = _route(one, names), _route(other, {})
+    # Receivers that are others are also sent to otherwise, by the same rule.
+    is_other = texts[0] != texts[1] or _window(one, names) != _window(other, {})
+    if (is_other or not is_elsewhere) and _differ_in_route(old, new, numbers):
+        windows = _window(one, names), _window(other, {})
+        if windows[0] != windows[1]:
+            yield Finding("window", *windows), Weight.CHANGE
+        if texts[0] != texts[1] or windows[0] == windows[1]:
+            yield Finding("route", *_distinguished(*texts)), Weight.CHANGE
 
 
 def _same_scope(one: Edge, other: Edge) -> bool:
@@ -168,10 +175,11 @@ def _unlike(first: Described, second: Described) -> bool:
 
 
 def _same_rows(first: IntArray, second: IntArray) -> bool:
-    if first.shape != second.shape:
+    """Whether the same rows occur, however often: an index that they do not read repeats them."""
+    if first.shape[1] != second.shape[1]:
         return False
     codes = row_codes(np.concatenate([first, second]))
-    return bool(np.array_equal(np.sort(codes[: len(first)]), np.sort(codes[len(first) :])))
+    return np.array_equal(np.unique(codes[: len(first)]), np.unique(codes[len(first) :]))
 
 
 def _half_rows(ends: Ends, numbers: IntArray, half: Half) -> Described:
@@ -210,11 +218,12 @@ def _members(edge: Edge, rows: Rows, numbers: IntArray) -> tuple[IntArray, Rows]
 
 
 def _half(side: str, one: Half, other: Half, names: Renaming) -> Iterator[Found]:
+    moved = entries_text(one.strides, names) != entries_text(other.strides, {})
     ways = (
         ("buffer", one.buffer, other.buffer),
         ("box", _box(one, names), _box(other, {})),
         ("where", _where(one, names), _where(other, {})),
-        ("place", _place(one, names), _place(other, {})),
+        ("place", _place(one, names, moved=moved), _place(other, {}, moved=moved)),
         ("scales", _scales(one, names), _scales(other, {})),
     )
     found = [Finding(f"{side}.{kind}", a, b) for kind, a, b in ways if a != b]
@@ -235,8 +244,9 @@ def _where(half: Half, names: Renaming) -> str:
     return ", ".join(parts) or "everywhere"
 
 
-def _place(half: Half, names: Renaming) -> str:
-    return f"offset {entry_text(half.offset, names)} strides {entries_text(half.strides, names)}"
+def _place(half: Half, names: Renaming, *, moved: bool) -> str:
+    strides = f" strides {entries_text(half.strides, names)}" if moved else ""
+    return f"offset {entry_text(half.offset, names)}{strides}"
 
 
 def _scales(half: Half, names: Renaming) -> str:
@@ -254,7 +264,7 @@ def _differ_in_route(old: Ends, new: Ends, numbers: IntArray) -> bool:
     try:
         first, second = _route_rows(old, numbers), _route_rows(new, numbers)
     except ExpressionError:
-        return _route(one, {}) != _route(other, {})
+        return (one.turn, one.window) != (other.turn, other.window)
     return not _same_rows(first, second)
 
 
@@ -269,14 +279,15 @@ def _route_rows(ends: Ends, numbers: IntArray) -> IntArray:
 
 
 def _route(edge: Edge, names: Renaming) -> str:
-    window = edge.window
-    within = (
-        f" within {entries_text(window.extent, names)} from {entries_text(window.start, names)}"
-        if window
-        else ""
-    )
     nearest = " of the nearest" if edge.nearest else ""
-    return f"holder {entry_text(edge.turn, names)}{nearest}{within}"
+    return f"holder {entry_text(edge.turn, names)}{nearest}"
+
+
+def _window(edge: Edge, names: Renaming) -> str:
+    window = edge.window
+    if window is None:
+        return "all at once"
+    return f"{entries_text(window.extent, names)} from {entries_text(window.start, names)}"
 
 
 def _distinguished(old: str, new: str) -> tuple[str, str]:

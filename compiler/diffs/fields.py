@@ -78,14 +78,29 @@ def _plain_fields(one: BufferFamily, other: BufferFamily) -> Iterator[tuple[Find
     roles = role_text(one.role), role_text(other.role)
     if roles[0] != roles[1]:
         yield Finding("role", *roles), _role_weight(one.role, other.role)
-    encodings = encoding_text(one.encoding), encoding_text(other.encoding)
-    if encodings[0] != encodings[1]:
-        yield Finding("encoding", *encodings), Weight.CHANGE
+    yield from ((found, Weight.CHANGE) for found in _encodings(one.encoding, other.encoding))
     before, after = extras(one, _KNOWN), extras(other, _KNOWN)
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             texts = as_text(before.get(name)), as_text(after.get(name))
             yield Finding(name, *texts), Weight.CHANGE
+
+
+def _encodings(one: Encoding, other: Encoding) -> Iterator[Finding]:
+    texts = encoding_text(one), encoding_text(other)
+    if not (isinstance(one, Scaled) and isinstance(other, Scaled)):
+        if texts[0] != texts[1]:
+            yield Finding("encoding", *texts)
+        return
+    blocks = _block_text(one), _block_text(other)
+    if blocks[0] != blocks[1]:
+        yield Finding("blocks", *blocks)
+    if one.scale_values != other.scale_values:
+        yield Finding("scale_values", _VALUES[one.scale_values], _VALUES[other.scale_values])
+
+
+def _block_text(encoding: Scaled) -> str:
+    return " x ".join(str(size) for size in encoding.block)
 
 
 def role_text(role: Role) -> str:
@@ -109,9 +124,8 @@ def _role_weight(old: Role, new: Role) -> Weight:
 def encoding_text(encoding: Encoding) -> str:
     """Say how values are stored, without the names of other buffers."""
     match encoding:
-        case Scaled(block=block, scale_values=accepted):
-            sizes = " x ".join(str(size) for size in block)
-            return f"scaled in blocks of {sizes}, {_VALUES[accepted]}"
+        case Scaled(scale_values=accepted):
+            return f"scaled in blocks of {_block_text(encoding)}, {_VALUES[accepted]}"
         case _:
             return encoding.kind
 

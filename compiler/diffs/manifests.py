@@ -8,6 +8,7 @@ import numpy as np
 from tranship.compiler.diffs.buffers import Families, buffer_changes, side_of
 from tranship.compiler.diffs.change import Change, Weight
 from tranship.compiler.diffs.extras import as_text, extra_changes
+from tranship.compiler.diffs.quantization import quantization_changes
 from tranship.compiler.diffs.rows import same_mesh, worlds
 from tranship.compiler.diffs.sides import side_changes
 from tranship.compiler.diffs.tensors import tensor_changes
@@ -26,6 +27,7 @@ _KNOWN = frozenset(
         "tables",
         "tensors",
         "buffers",
+        "quantization",
     }
 )
 
@@ -55,6 +57,7 @@ def _heads(old: Manifest, new: Manifest) -> Iterator[Change]:
     if old.side != new.side:
         yield Change("side", Weight.CHANGE, "manifest", old.side, new.side, pointer="/side")
     yield from _framework(old, new)
+    yield from quantization_changes(old, new)
     yield from extra_changes(old, new, _KNOWN, "manifest", new.side, "")
     yield from side_changes(old, new, new.side, "")
     if declared_ranks(old) != declared_ranks(new) and old.world_size == new.world_size:
@@ -63,16 +66,21 @@ def _heads(old: Manifest, new: Manifest) -> Iterator[Change]:
 
 
 def _framework(old: Manifest, new: Manifest) -> Iterator[Change]:
-    empty: dict[str, object] = {}
-    before, after = (
-        empty if one.framework is None else one.framework.model_dump(exclude_defaults=True)
-        for one in (old, new)
-    )
-    for name in sorted(before.keys() | after.keys()):
+    before, after = _software(old), _software(new)
+    for name in [*after, *(name for name in before if name not in after)]:
         if before.get(name) != after.get(name):
             texts = as_text(before.get(name)), as_text(after.get(name))
             pointer = "/framework" if name in after else ""
             yield Change(f"framework.{name}", Weight.NOTE, new.side, *texts, pointer=pointer)
+
+
+def _software(manifest: Manifest) -> dict[str, object]:
+    """List what is said of the framework, its options one by one."""
+    if manifest.framework is None:
+        return {}
+    fields = manifest.framework.model_dump(mode="json", exclude_defaults=True)
+    options: dict[str, object] = fields.pop("options", {})
+    return {**fields, **{f"option {name}": value for name, value in options.items()}}
 
 
 def _common_ranks(old: Manifest, new: Manifest) -> IntArray:

@@ -88,7 +88,8 @@ def _piece(one: Piece, other: Piece, names: Renaming, *, reordered: bool) -> Ite
     places = _place(one, names, moved=moved), _place(other, {}, moved=moved)
     if places[0] != places[1] and not reordered:
         yield Finding("place", *places, what)
-    conditions = _where(one, names), _where(other, {})
+    repeated = list(one.indices.values()) != list(other.indices.values())
+    conditions = _where(one, names, repeated=repeated), _where(other, {}, repeated=repeated)
     if conditions[0] != conditions[1]:
         yield Finding("where", *conditions, what)
 
@@ -110,8 +111,11 @@ def _strides(piece: Piece, names: Renaming) -> str:
     return f" strides {entries_text(piece.strides, names)}" if piece.strides else ""
 
 
-def _where(piece: Piece, names: Renaming) -> str:
+def _where(piece: Piece, names: Renaming, *, repeated: bool) -> str:
+    """Say where a piece is, and (`repeated`) for which of its own indices."""
     parts = [f"{axis} = {entry_text(value, names)}" for axis, value in piece.at.items()]
-    for index, chosen in piece.indices.items():
-        parts.append(f"{names.get(index, index) if names else index} in {chosen}")
+    if repeated:
+        parts += [
+            f"{entry_text(name, names)} in {chosen}" for name, chosen in piece.indices.items()
+        ]
     return ", ".join(parts) or "everywhere"

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tranship.compiler.proofs.declared import Declared, Pieces, distinct
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case, Evidence
 from tranship.compiler.proofs.locate import element_text, holding, meaning
 from tranship.compiler.proofs.reading import Reading
 from tranship.compiler.proofs.report import and_more, at, at_edge, box_text, refuse
@@ -30,8 +30,13 @@ from tranship.schema.plan import Op
 from tranship.schema.records import BufferRecord
 
 
-def prove_coverage(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_coverage(case: Case) -> Iterator[Diagnostic]:
     """Yield TS610 to TS615."""
+    for evidence in case.units:
+        yield from _covered(evidence)
+
+
+def _covered(evidence: Evidence) -> Iterator[Diagnostic]:
     for known in (evidence.sender, evidence.receiver):
         yield from _declared_once(known)
     for reading in evidence.readings.edges:

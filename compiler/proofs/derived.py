@@ -17,7 +17,7 @@ from typing import cast
 import networkx as nx
 
 from tranship.compiler.proofs.declared import Declared
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case, Evidence
 from tranship.compiler.proofs.reading import StepReading
 from tranship.compiler.proofs.report import and_more, at, refuse
 from tranship.schema.diagnostics import Diagnostic
@@ -26,8 +26,13 @@ from tranship.schema.records import BufferRecord
 Place = tuple[int, str]
 
 
-def prove_derived(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_derived(case: Case) -> Iterator[Diagnostic]:
     """Yield TS620 to TS624."""
+    for evidence in case.units:
+        yield from _derived(evidence)
+
+
+def _derived(evidence: Evidence) -> Iterator[Diagnostic]:
     missing = list(_references(evidence.receiver))
     yield from missing or _circles(evidence.receiver)
     order = _order(evidence)

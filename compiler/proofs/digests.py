@@ -15,33 +15,37 @@ not run.
 from collections import Counter
 from collections.abc import Iterator
 
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case, Evidence
 from tranship.compiler.proofs.halves import check_fills, check_halves
 from tranship.compiler.proofs.report import at, refuse
 from tranship.schema import indexset
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import PlanSide, Seats
+from tranship.schema.template import TemplateError, parse_template
 
 
-def prove_digests(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_digests(case: Case) -> Iterator[Diagnostic]:
     """Yield TS600 to TS608."""
-    yield from _digests(evidence)
+    yield from _digests(case)
     for manifest, side, name in (
-        (evidence.sender_manifest, evidence.plan.sender, Side.SENDER),
-        (evidence.receiver_manifest, evidence.plan.receiver, Side.RECEIVER),
+        (case.sender_manifest, case.plan.sender, Side.SENDER),
+        (case.receiver_manifest, case.plan.receiver, Side.RECEIVER),
     ):
         yield from _repeated(manifest, side, name)
-        yield from _whole(evidence, manifest, name)
-    yield from _seats(evidence)
-    yield from evidence.readings.unreadable
-    for reading in evidence.readings.edges:
-        yield from check_halves(evidence, reading)
-    yield from check_fills(evidence)
+        yield from _whole(manifest, name)
+    yield from _seats(case)
+    yield from _names(case)
+    for evidence in case.units:
+        yield from _once(evidence)
+        yield from evidence.readings.unreadable
+        for reading in evidence.readings.edges:
+            yield from check_halves(evidence, reading)
+        yield from check_fills(evidence)
 
 
-def _digests(evidence: Evidence) -> Iterator[Diagnostic]:
-    plan, digests = evidence.plan, evidence.digests
+def _digests(case: Case) -> Iterator[Diagnostic]:
+    plan, digests = case.plan, case.digests
     for name, pointer, stated, true in (
         ("sender manifest", "/sender/manifest", plan.sender.manifest, digests.sender),
         ("receiver manifest", "/receiver/manifest", plan.receiver.manifest, digests.receiver),
@@ -73,7 +77,7 @@ def _repeated(manifest: Manifest, side: PlanSide, name: Side) -> Iterator[Diagno
             )
 
 
-def _whole(evidence: Evidence, manifest: Manifest, name: Side) -> Iterator[Diagnostic]:
+def _whole(manifest: Manifest, name: Side) -> Iterator[Diagnostic]:
     if manifest.side is not name:
         yield refuse("TS606", f"the {name}'s manifest is a {manifest.side}'s", at(f"/{name}"))
     ranks = indexset.parse(manifest.ranks) if manifest.ranks else range(manifest.world_size)
@@ -85,23 +89,39 @@ def _whole(evidence: Evidence, manifest: Manifest, name: Side) -> Iterator[Diagn
             expected=f"ranks 0..{manifest.world_size - 1}",
             found=f"ranks {manifest.ranks}",
         )
-    known = evidence.sender if name is Side.SENDER else evidence.receiver
-    count = Counter((buffer.rank, buffer.name) for buffer in known.buffers)
-    for (rank, buffer), times in count.items():
-        if times > 1:
-            message = f"{name} rank {rank} declares buffer '{buffer}' {times} times"
-            yield refuse("TS606", message, at(f"/{name}"), expected=1, found=times)
 
 
-def _seats(evidence: Evidence) -> Iterator[Diagnostic]:
-    placement, stated = evidence.placement, evidence.plan.seats
+def _once(evidence: Evidence) -> Iterator[Diagnostic]:
+    """TS606: buffers that a rank declares more than once."""
+    for known in (evidence.sender, evidence.receiver):
+        count = Counter((buffer.rank, buffer.name) for buffer in known.buffers)
+        for (rank, buffer), times in count.items():
+            if times > 1:
+                message = f"{known.side} rank {rank} declares buffer '{buffer}' {times} times"
+                yield refuse("TS606", message, at(f"/{known.side}"), expected=1, found=times)
+
+
+def _names(case: Case) -> Iterator[Diagnostic]:
+    """TS602: rounds and turns without a value, and names of unused tensors that do not parse."""
+    known = {found.at for evidence in case.units for found in evidence.readings.unreadable}
+    yield from (found for found in case.counted.unreadable if found.at not in known)
+    for number, unused in enumerate(case.plan.unused):
+        try:
+            parse_template(unused.tensor)
+        except TemplateError as error:
+            place = f"/unused/{number}"
+            yield refuse("TS602", f"{place} cannot be read: {error}", at(place))
+
+
+def _seats(case: Case) -> Iterator[Diagnostic]:
+    placement, stated = case.placement, case.plan.seats
     true = Seats(sender=placement.sender, receiver=placement.receiver) if placement else None
-    nearest = any(edge.nearest for edge in evidence.plan.edges)
+    nearest = any(edge.nearest for edge in case.plan.edges)
     if stated != true and (stated is not None or nearest):
         yield refuse(
             "TS601", "the plan's seats are not the placement's", at("/seats"), true, stated
         )
     if nearest and true is None:
-        number = next(n for n, edge in enumerate(evidence.plan.edges) if edge.nearest)
+        number = next(n for n, edge in enumerate(case.plan.edges) if edge.nearest)
         message = f"edge {number} chooses the nearest holder without a placement"
         yield refuse("TS601", message, at(f"/edges/{number}/nearest"))

@@ -21,7 +21,7 @@ import numpy as np
 
 from tranship.compiler.proofs.blocks import whole_at_receiver, whole_at_sender
 from tranship.compiler.proofs.declared import distinct
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case, Evidence
 from tranship.compiler.proofs.families import families, matches, spellings
 from tranship.compiler.proofs.layouts import check_layouts
 from tranship.compiler.proofs.passthrough import check_passthrough
@@ -44,8 +44,13 @@ _ENCODINGS: dict[Op, frozenset[tuple[bool, bool]]] = {
 """For every op, whether sender and receiver are scaled."""
 
 
-def prove_edge_types(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_edge_types(case: Case) -> Iterator[Diagnostic]:
     """Yield TS640 to TS649."""
+    for evidence in case.units:
+        yield from _typed(evidence)
+
+
+def _typed(evidence: Evidence) -> Iterator[Diagnostic]:
     for reading in evidence.readings.edges:
         misfit = list(_operation(reading))
         yield from misfit

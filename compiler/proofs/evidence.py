@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from tranship.compiler.proofs.counted import Counted, count
 from tranship.compiler.proofs.declared import Declared, declared
 from tranship.compiler.proofs.reading import Readings, read
+from tranship.compiler.proofs.units import Unit, units
 from tranship.schema.codec import digest, dump
-from tranship.schema.expand import expand
-from tranship.schema.manifest import Manifest
+from tranship.schema.expand import declared_ranks, expand
+from tranship.schema.manifest import Manifest, Side
 from tranship.schema.placement import Placement
 from tranship.schema.plan import TransferPlan
 from tranship.schema.policy import Policy
@@ -43,7 +45,27 @@ def digests_of(
 
 @dataclass(frozen=True)
 class Evidence:
-    """A plan, the inputs that it is judged by, and both as arrays."""
+    """One unit of a plan (`units.py`), the inputs that it is judged by, and both as arrays.
+
+    Manifests and plan are narrowed to the unit; edges, fills and steps keep their numbers.
+    """
+
+    plan: TransferPlan
+    sender_manifest: Manifest
+    receiver_manifest: Manifest
+    policy: Policy | None
+    options: Options | None
+    sender: Declared
+    receiver: Declared
+    readings: Readings
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan with all that it is judged by, as declared, and divided into units.
+
+    `counted` has the rounds and bytes of the whole plan.
+    """
 
     plan: TransferPlan
     sender_manifest: Manifest
@@ -52,9 +74,8 @@ class Evidence:
     placement: Placement | None
     options: Options | None
     digests: InputDigests
-    sender: Declared
-    receiver: Declared
-    readings: Readings
+    units: tuple[Evidence, ...]
+    counted: Counted
 
 
 def gather(
@@ -65,16 +86,20 @@ def gather(
     placement: Placement | None,
     options: Options | None,
     digests: InputDigests,
-) -> Evidence:
-    """Expand both manifests and read the plan.
+) -> Case:
+    """Divide plan and manifests into units and read each.
 
     Raises:
         ValueError: a manifest has errors that `check.py` finds.
     """
     shapes = [family.shape for manifest in (sender, receiver) for family in manifest.tensors]
     dims = max([1, *(len(shape) for shape in shapes)])
-    senders, receivers = declared(expand(sender), dims), declared(expand(receiver), dims)
-    return Evidence(
+    parts: tuple[Evidence, ...] = ()
+    if _same_meshes(plan, sender, receiver):
+        every = units(plan, sender, receiver)
+        parts = tuple(examine(unit, dims, policy, options) for unit in every)
+    readable = [reading.number for part in parts for reading in part.readings.edges]
+    return Case(
         plan=plan,
         sender_manifest=sender,
         receiver_manifest=receiver,
@@ -82,7 +107,32 @@ def gather(
         placement=placement,
         options=options,
         digests=digests,
-        sender=senders,
-        receiver=receivers,
-        readings=read(plan, senders, receivers),
+        units=parts,
+        counted=count(plan, sorted(readable)),
+    )
+
+
+def _same_meshes(plan: TransferPlan, sender: Manifest, receiver: Manifest) -> bool:
+    """Whether the plan can be read with these manifests at all; `digests.py` says why not."""
+    return all(
+        (stated.world_size, stated.axes, stated.tables) == (true.world_size, true.axes, true.tables)
+        and declared_ranks(true) == tuple(range(true.world_size))
+        for stated, true in ((plan.sender, sender), (plan.receiver, receiver))
+    )
+
+
+def examine(unit: Unit, dims: int, policy: Policy | None, options: Options | None) -> Evidence:
+    """Expand a unit's manifests, with pieces of `dims` dims, and read its part of the plan."""
+    sender, receiver = (
+        declared(expand(unit.manifests[side], unit.ranks[side].tolist()), dims) for side in Side
+    )
+    return Evidence(
+        plan=unit.plan,
+        sender_manifest=unit.manifests[Side.SENDER],
+        receiver_manifest=unit.manifests[Side.RECEIVER],
+        policy=policy,
+        options=options,
+        sender=sender,
+        receiver=receiver,
+        readings=read(unit, sender, receiver),
     )

@@ -11,15 +11,15 @@ What a plan both writes and reads is staging memory, and receiver buffers that r
 
 from collections.abc import Iterator
 
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case
 from tranship.compiler.proofs.report import at, refuse
 from tranship.compiler.proofs.waiting import unordered_rounds
 from tranship.schema.diagnostics import Diagnostic
 
 
-def prove_hazards(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_hazards(case: Case) -> Iterator[Diagnostic]:
     """Yield TS670."""
-    plan = evidence.plan
+    plan = case.plan
     for first, second in unordered_rounds(plan):
         slot = plan.rounds[second].slot
         if plan.rounds[first].slot == slot:

@@ -4,7 +4,7 @@ What an edge means is in `schema/moves.py`. Here every instance of its halves is
 declaration; later proofs then speak of declared pieces, whatever the plan says of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,10 +13,12 @@ import numpy as np
 from tranship.compiler.proofs.declared import Declared, Pieces, column
 from tranship.compiler.proofs.report import at, at_edge, refuse
 from tranship.compiler.proofs.tiling import Regions, regions
+from tranship.compiler.proofs.units import Unit
 from tranship.schema.boxes import resolve_block
 from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.dtypes import DType
 from tranship.schema.expression import IntArray, Value, evaluate, parse
+from tranship.schema.manifest import Side
 from tranship.schema.mesh import table_arrays
 from tranship.schema.moves import (
     Instances,
@@ -34,7 +36,6 @@ from tranship.schema.plan import (
     Half,
     Op,
     PlanSide,
-    TransferPlan,
 )
 from tranship.schema.template import parse_template
 
@@ -138,31 +139,40 @@ class Readings:
     unreadable: tuple[Diagnostic, ...]
 
 
-def read(plan: TransferPlan, sender: Declared, receiver: Declared) -> Readings:
-    """Read every edge, fill and step of a plan."""
-    problems: list[Diagnostic] = []
+def read(unit: Unit, sender: Declared, receiver: Declared) -> Readings:
+    """Read every edge, fill and step of a unit."""
+    plan, problems = unit.plan, list[Diagnostic]()
     edges = _attempt(
-        plan.edges, "/edges", lambda n, edge: _edge(plan, n, edge, sender, receiver), problems
+        [(n, plan.edges[n]) for n in unit.edges],
+        "/edges",
+        lambda n, edge: _edge(unit, n, edge, sender, receiver),
+        problems,
     )
+    ranks = unit.ranks[Side.RECEIVER]
     fills = _attempt(
-        plan.fills, "/fills", lambda n, edge: _fill(plan.receiver, n, edge, receiver), problems
+        [(n, plan.fills[n]) for n in unit.fills],
+        "/fills",
+        lambda n, edge: _fill(plan.receiver, ranks, n, edge, receiver),
+        problems,
     )
     steps = _attempt(
-        plan.derived, "/derived", lambda n, step: _step(plan.receiver, n, step), problems
+        [(n, plan.derived[n]) for n in unit.steps],
+        "/derived",
+        lambda n, step: _step(plan.receiver, ranks, n, step),
+        problems,
     )
-    _attempt(plan.unused, "/unused", lambda _, unused: parse_template(unused.tensor), problems)
     return Readings(edges, fills, steps, tuple(problems))
 
 
 def _attempt(
-    items: Sequence[Item],
+    items: Iterable[tuple[int, Item]],
     pointer: str,
     reader: Callable[[int, Item], T],
     problems: list[Diagnostic],
 ) -> tuple[T, ...]:
     """Read items one by one; what goes wrong with one becomes a diagnostic."""
     found: list[T] = []
-    for number, item in enumerate(items):
+    for number, item in items:
         try:
             found.append(reader(number, item))
         except (ValueError, KeyError, OverflowError) as error:
@@ -172,16 +182,15 @@ def _attempt(
     return tuple(found)
 
 
-def _edge(
-    plan: TransferPlan, number: int, edge: Edge, sender: Declared, receiver: Declared
-) -> Reading:
+def _edge(unit: Unit, number: int, edge: Edge, sender: Declared, receiver: Declared) -> Reading:
     _require_dims(edge)
+    plan, senders, receivers = unit.plan, unit.ranks[Side.SENDER], unit.ranks[Side.RECEIVER]
     names = _tensor_names(edge.tensor, edge.indices)
     sources = _tensor_names(edge.source or edge.tensor, edge.indices)
-    source = _end(edge.sender, edge.indices, plan.sender, sender, sources)
-    target = _end(edge.receiver, edge.indices, plan.receiver, receiver, names)
+    source = _end(edge.sender, edge.indices, plan.sender, senders, sender, sources)
+    target = _end(edge.receiver, edge.indices, plan.receiver, receivers, receiver, names)
     _require_pairs(source.instances.point, target.instances.point)
-    moves = edge_moves(plan, number)
+    moves = edge_moves(plan, number, receivers, senders)
     dims = receiver.values.start.shape[1]
     steps = np.tile(np.array(moves.region.step, dtype=np.int64), (len(moves.round), 1))
     return Reading(
@@ -255,20 +264,23 @@ def names_of(
     return names
 
 
-def _instances(half: Half, indices: Mapping[str, str], side: PlanSide) -> Instances:
-    if grid_size(indices) * grid_size(half.indices) * side.world_size > MAX_ROWS:
+def _instances(
+    half: Half, indices: Mapping[str, str], side: PlanSide, ranks: IntArray
+) -> Instances:
+    if grid_size(indices) * grid_size(half.indices) * len(ranks) > MAX_ROWS:
         raise UnreadableError(f"it has more than {MAX_ROWS} possible instances")
-    return half_instances(half, indices, side)
+    return half_instances(half, indices, side, ranks)
 
 
 def _end(
     half: Half,
     indices: Mapping[str, str],
     side: PlanSide,
+    ranks: IntArray,
     known: Declared,
     tensors: list[str],
 ) -> End:
-    instances = _instances(half, indices, side)
+    instances = _instances(half, indices, side, ranks)
     names, buffer = _buffers(half.buffer, instances, side, known)
     tensor = column(known.tensor_number.get(name, -1) for name in tensors)[instances.point]
     claimed = _claimed(instances, buffer, tensor, known.values.start.shape[1])
@@ -350,7 +362,9 @@ def _rows(moved: Instances, instances: Instances) -> IntArray:
     return order[np.searchsorted(known[order], keys(moved))]
 
 
-def _fill(side: PlanSide, number: int, fill: FillEdge, known: Declared) -> FillReading:
+def _fill(
+    side: PlanSide, ranks: IntArray, number: int, fill: FillEdge, known: Declared
+) -> FillReading:
     if len(fill.sizes) != len(fill.strides):
         raise UnreadableError("its sizes and strides differ in dims")
     half = Half(
@@ -363,14 +377,14 @@ def _fill(side: PlanSide, number: int, fill: FillEdge, known: Declared) -> FillR
         offset=fill.offset,
         strides=fill.strides,
     )
-    instances = _instances(half, {}, side)
+    instances = _instances(half, {}, side, ranks)
     names, buffer = _buffers(fill.buffer, instances, side, known)
     places = tuple(zip(instances.rank.tolist(), names, strict=True))
     memory = regions(buffer, instances.offset, instances.box.extent, instances.strides)
     return FillReading(number, fill, memory, places)
 
 
-def _step(side: PlanSide, number: int, step: DerivedStep) -> StepReading:
+def _step(side: PlanSide, ranks: IntArray, number: int, step: DerivedStep) -> StepReading:
     half = Half(
         buffer=step.buffer,
         dtype=DType.U8,  # only where the step exists matters: a box without dims
@@ -381,7 +395,7 @@ def _step(side: PlanSide, number: int, step: DerivedStep) -> StepReading:
         offset=0,
         strides=(),
     )
-    instances = _instances(half, {}, side)
+    instances = _instances(half, {}, side, ranks)
     count, lookup = len(instances.rank), table_arrays(side.tables)
     names = names_of(step.buffer, instances.environment, lookup, count)
     inputs = [names_of(name, instances.environment, lookup, count) for name in step.inputs]

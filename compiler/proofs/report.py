@@ -19,10 +19,10 @@ def at(pointer: str) -> Location:
 
 
 def and_more(count: int, noun: str) -> str:
-    """The end of a message about the first of `count` finds."""
+    """The end of a message about the first of `count` finds, one of each kind (`units.py`)."""
     if count < 2:
         return ""
-    return f" (and {count - 1} more {noun}{'' if count == 2 else 's'})"
+    return f" (and {count - 1} other kind{'' if count == 2 else 's'} of {noun})"
 
 
 def box_text(start: Sequence[int], extent: Sequence[int], step: Sequence[int] | None = None) -> str:

@@ -15,29 +15,29 @@ from typing import cast
 import networkx as nx
 
 from tranship.compiler.proofs.blocks import batches, lonely_bounds, split_blocks
-from tranship.compiler.proofs.declared import distinct
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case
 from tranship.compiler.proofs.report import at, refuse
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.plan import TransferPlan
 
 
-def prove_rounds(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_rounds(case: Case) -> Iterator[Diagnostic]:
     """Yield TS650 to TS653."""
-    yield from _in_range(evidence)
-    yield from _waits(evidence.plan)
-    quantized = batches(evidence)
-    yield from split_blocks(evidence, quantized)
-    yield from lonely_bounds(evidence, quantized)
+    yield from _in_range(case)
+    yield from _waits(case.plan)
+    for evidence in case.units:
+        quantized = batches(evidence)
+        yield from split_blocks(evidence, quantized)
+        yield from lonely_bounds(evidence, quantized)
 
 
-def _in_range(evidence: Evidence) -> Iterator[Diagnostic]:
+def _in_range(case: Case) -> Iterator[Diagnostic]:
     """TS650: rounds that are not in the list."""
-    plan, last = evidence.plan, len(evidence.plan.rounds) - 1
+    plan, last = case.plan, len(case.plan.rounds) - 1
     named = [
-        (f"/edges/{reading.number}/round", number)
-        for reading in evidence.readings.edges
-        for number in distinct(reading.moves.round)
+        (f"/edges/{number}/round", round_)
+        for number, rounds in case.counted.rounds.items()
+        for round_ in rounds
     ]
     named += [(f"/derived/{number}/after", step.after) for number, step in enumerate(plan.derived)]
     named += [

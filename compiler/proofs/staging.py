@@ -12,19 +12,19 @@ the rounds that it waits for are unpacked, and may overlap in time with all othe
 
 from collections.abc import Iterator
 
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case
 from tranship.compiler.proofs.report import at, refuse
 from tranship.compiler.proofs.waiting import unordered_rounds
 from tranship.schema.diagnostics import Diagnostic
-from tranship.schema.wire import ALIGNMENT, pack_messages, slot_use
+from tranship.schema.wire import ALIGNMENT
 
 
-def prove_staging(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_staging(case: Case) -> Iterator[Diagnostic]:
     """Yield TS660 to TS663."""
-    yield from _in_budget(evidence)
-    yield from _large_enough(evidence)
-    for first, second in unordered_rounds(evidence.plan):
-        slots = (evidence.plan.rounds[first].slot, evidence.plan.rounds[second].slot)
+    yield from _in_budget(case)
+    yield from _large_enough(case)
+    for first, second in unordered_rounds(case.plan):
+        slots = (case.plan.rounds[first].slot, case.plan.rounds[second].slot)
         if slots[0] != slots[1]:
             message = (
                 f"rounds {first} and {second} may be in flight together, and their slots "
@@ -33,16 +33,16 @@ def prove_staging(evidence: Evidence) -> Iterator[Diagnostic]:
             yield refuse("TS662", message, at(f"/staging/slots/{slots[1]}"))
 
 
-def _in_budget(evidence: Evidence) -> Iterator[Diagnostic]:
+def _in_budget(case: Case) -> Iterator[Diagnostic]:
     """TS661 and TS663."""
-    staging = evidence.plan.staging
-    if evidence.options and staging.budget != evidence.options.staging_bytes:
+    staging = case.plan.staging
+    if case.options and staging.budget != case.options.staging_bytes:
         message = "the staging budget is not the options'"
         yield refuse(
             "TS661",
             message,
             at("/staging/budget"),
-            evidence.options.staging_bytes,
+            case.options.staging_bytes,
             staging.budget,
         )
     for number, slot in enumerate(staging.slots):
@@ -56,17 +56,15 @@ def _in_budget(evidence: Evidence) -> Iterator[Diagnostic]:
             yield refuse("TS663", message, place, found=slot.offset)
 
 
-def _large_enough(evidence: Evidence) -> Iterator[Diagnostic]:
+def _large_enough(case: Case) -> Iterator[Diagnostic]:
     """TS660: rounds without a slot, or with too small a one."""
-    plan, readings = evidence.plan, evidence.readings.edges
-    _, messages = pack_messages(plan.edges, [reading.moves for reading in readings])
-    needed = slot_use(messages)
+    plan, needed = case.plan, case.counted.use.tolist()
     for number, round_ in enumerate(plan.rounds):
         place = at(f"/rounds/{number}/slot")
         if round_.slot >= len(plan.staging.slots):
             yield refuse("TS660", f"round {number} has no slot {round_.slot}", place)
             continue
         size = plan.staging.slots[round_.slot].size
-        if needed.get(number, 0) > size:
+        if needed[number] > size:
             message = f"slot {round_.slot} is too small for the messages of round {number}"
             yield refuse("TS660", message, place, f"{needed[number]} bytes", f"{size} bytes")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tranship.compiler.proofs.declared import distinct
-from tranship.compiler.proofs.evidence import Evidence
+from tranship.compiler.proofs.evidence import Case, Evidence
 from tranship.compiler.proofs.families import Texts, families, matches, spellings
 from tranship.compiler.proofs.report import at, refuse, some
 from tranship.schema.diagnostics import Diagnostic
@@ -21,17 +21,19 @@ from tranship.schema.plan import UnusedTensor
 from tranship.schema.template import parse_template
 
 
-def prove_used(evidence: Evidence) -> Iterator[Diagnostic]:
+def prove_used(case: Case) -> Iterator[Diagnostic]:
     """Yield TS630 to TS632."""
-    left = _left(evidence)
+    left: dict[Texts, _Left] = {}
+    for evidence in case.units:
+        left |= _left(evidence)
     listed: set[Texts] = set()
-    for number, unused in enumerate(evidence.plan.unused):
+    for number, unused in enumerate(case.plan.unused):
         texts = parse_template(unused.tensor).texts
         if texts in listed:
             message = f"'{unused.tensor}' is listed as unused twice"
             yield refuse("TS632", message, at(f"/unused/{number}"))
         listed.add(texts)
-        yield from _excused(evidence, left.get(texts), number, unused)
+        yield from _excused(case, left.get(texts), number, unused)
     for texts, family in left.items():
         if family.required and texts not in listed:
             message = f"no edge uses {some(family.required)} of the sender"
@@ -69,7 +71,7 @@ def _left(evidence: Evidence) -> dict[Texts, _Left]:
 
 
 def _excused(
-    evidence: Evidence, left: _Left | None, number: int, unused: UnusedTensor
+    case: Case, left: _Left | None, number: int, unused: UnusedTensor
 ) -> Iterator[Diagnostic]:
     """TS631 and TS632: a line of the plan that the policy or the moves do not bear out."""
     place = at(f"/unused/{number}")
@@ -77,7 +79,7 @@ def _excused(
         message = f"'{unused.tensor}' is listed as unused, and no tensor of the sender's is"
         yield refuse("TS632", message, place)
         return
-    lines = evidence.policy.unused if evidence.policy else ()
+    lines = case.policy.unused if case.policy else ()
     reasons = [
         line.reason for line in lines if any(matches(name, line.tensors) for name in left.spellings)
     ]

@@ -116,8 +116,7 @@ def _inside(examined: Examined) -> Iterator[Finding]:
             yield Finding(
                 "TS164",
                 part.path,
-                f"{examined.what(part.path)} leaves buffer "
-                f"{examined.name(part.places, int(row))}",
+                f"{examined.what(part.path)} leaves buffer {examined.name(part.places, int(row))}",
                 expected=f"elements 0 to {int(last[part.owner[row]])}",
                 found=f"elements {int(regions.offset[row])} to {int(regions.last[row])}",
                 help="hold the part that is this rank's, with start and extent by its axes, or "

@@ -37,12 +37,16 @@ class _Matrices:
     @property
     def module(self) -> Texts:
         """The texts of the modules' names."""
-        last = self.texts[-1]
-        return (*self.texts[:-1], last.rpartition(".")[0] if "." in last else last)
+        return _module(self.texts)
 
     def module_name(self, row: int) -> str:
         """The name of the module of one tensor."""
         return name_of(self.module, self.table.keys.parts, row)
+
+
+def _module(texts: Texts) -> Texts:
+    *before, last = texts
+    return (*before, last.rpartition(".")[0] if "." in last else last)
 
 
 def quantization(subject: Subject) -> Iterator[Finding]:
@@ -50,7 +54,17 @@ def quantization(subject: Subject) -> Iterator[Finding]:
     declared = subject.manifest.quantization
     if declared is None:
         return
-    tables = [_matrices(subject, texts, table) for texts, table in subject.tensor_tables.items()]
+    listed = {split_name(family.name).texts for family in declared.unquantized}
+    plain = {
+        split_name(site.piece.tensor).texts
+        for site in subject.pieces
+        if not isinstance(site.buffer.encoding, Scaled)
+    }
+    tables = [
+        _matrices(subject, texts, table)
+        for texts, table in subject.tensor_tables.items()
+        if texts in plain or _module(texts) in listed
+    ]
     yield from _listed(subject, declared, tables)
     for matrices in tables:
         missing = matrices.matrix & matrices.held & ~matrices.scaled & ~matrices.listed

@@ -33,7 +33,7 @@ from tranship.schema.testing.shards import Shard, shard_of
 PADDING = 3
 """Elements of padding behind each row of a padded buffer."""
 
-Part_ = tuple[str, Ints, Shard]
+HeldPart = tuple[str, Ints, Shard]
 """A tensor, its global shape, and what of it a piece holds."""
 
 
@@ -158,7 +158,7 @@ def _buffers(
     """One buffer for all parts, stacked along dim 0, and one for their scales."""
     first = parts[0][2]
     encoding = first.encoding
-    pieces: list[Part_] = []
+    pieces: list[HeldPart] = []
     for (tensor, shape, holding), shard in zip(parts, shards, strict=True):
         pieces += [(tensor, shape, half) for half in _halves(shard, holding, shape)]
     shape, strides = _storage(pieces, first.storage)
@@ -201,7 +201,7 @@ def _halves(shard: Shard, holding: Holding, shape: Ints) -> list[Shard]:
     return [Shard(start, (shard.extent[0] - low, *shard.extent[1:]), shard.step), first]
 
 
-def _storage(pieces: list[Part_], storage: str) -> tuple[Ints, Ints]:
+def _storage(pieces: list[HeldPart], storage: str) -> tuple[Ints, Ints]:
     """Logical shape of the buffer, in the tensors' dim order, and its strides in that order."""
     extent = pieces[0][2].extent
     if not extent:
@@ -239,7 +239,7 @@ def _piece(tensor: str, part: Part, shard: Shard, offset: int, strides: Ints) ->
     return PieceRecord(tensor, part, shard.start, shard.extent, shard.step, offset, strides, zeros)
 
 
-def _scale_buffer(rank: int, name: str, encoding: Encoding, pieces: list[Part_]) -> BufferRecord:
+def _scale_buffer(rank: int, name: str, encoding: Encoding, pieces: list[HeldPart]) -> BufferRecord:
     """A flat buffer with the scales of every piece, one after another."""
     records: list[PieceRecord] = []
     above = 0

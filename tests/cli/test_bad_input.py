@@ -66,13 +66,14 @@ def assert_refused(outcome: Outcome, status: int, before: dict[str, bytes], fold
 
 def commands(file: str) -> list[list[str]]:
     """The verbs that read a file."""
-    found = [["check", file], ["verify", TRANSFER]]
+    found = [["check", file], ["verify", TRANSFER], ["diff", file, file]]
     if file != "policy.json":
         found.append(["show", file])
     if file != PLAN:
         found.append(["compile", TRANSFER])
     if file.endswith(".manifest.json"):
         found.append(["merge", file, "-o", "merged.json"])
+        found.append(["breaking", file, "--against", file])
     return found
 
 
@@ -146,6 +147,10 @@ def test_broken_transfer_file_is_refused(compiled: Path, kind: str) -> None:
         ["verify", PLAN, "--transfer", "{}"],
         ["check", "{}"],
         ["show", "{}"],
+        ["diff", "{}", PLAN],
+        ["diff", PLAN, "{}"],
+        ["breaking", "{}", "--against", "trainer.manifest.json"],
+        ["breaking", "trainer.manifest.json", "--against", "{}"],
         ["merge", "{}", "-o", "merged.json"],
         ["merge", "trainer.manifest.json", "-o", "{}"],
     ],
@@ -203,7 +208,9 @@ def test_no_damage_to_a_file_is_an_internal_error(
     end = data.draw(st.integers(start, min(start + 6, len(content))))
     path = tmp_path / file
     path.write_bytes(content[:start] + pieces + content[end:])
-    for verb in ("check", "show"):
-        outcome = run(verb, str(path))
-        assert outcome.status in (0, 1, 2)
+    damaged = str(path.rename(tmp_path / f"damaged.{file}"))
+    path.write_bytes(content)
+    for command in (["check", damaged], ["show", damaged], ["diff", str(path), damaged]):
+        outcome = run(*command)
+        assert outcome.status in (0, 1, 2, 3)
         assert "TS900" not in outcome.err

@@ -41,9 +41,7 @@ def without(name: str) -> Manifest:
 def with_more(buffer: BufferFamily, tensor: TensorFamily | None = None) -> Manifest:
     manifest = engine()
     tensors = (*manifest.tensors, *((tensor,) if tensor else ()))
-    return manifest.model_copy(
-        update={"buffers": (*manifest.buffers, buffer), "tensors": tensors}
-    )
+    return manifest.model_copy(update={"buffers": (*manifest.buffers, buffer), "tensors": tensors})
 
 
 def constant(name: str) -> BufferFamily:

@@ -10,11 +10,21 @@ from typing import Any
 import pytest
 
 from tests.cli.example import MLP, engine, trainer
-from tests.cli.golden import assert_golden
+from tests.cli.golden import GOLDEN, assert_golden
 from tests.cli.outcome import Outcome, contents, run
+from tranship.compiler.diff import Weight, diff_manifests
 from tranship.schema.codec import dump
-from tranship.schema.manifest import Axis, BufferFamily, ConstantBuffer, Manifest
+from tranship.schema.manifest import (
+    Axis,
+    BufferFamily,
+    ConstantBuffer,
+    Framework,
+    Manifest,
+    ModuleFamily,
+    Quantization,
+)
 
+ROOT = Path(__file__).parents[2]
 TRANSFER, PLAN, ENGINE = "small.transfer.toml", "small.plan.json", "engine.manifest.json"
 
 
@@ -174,6 +184,23 @@ def test_compile_check_of_what_is_no_plan_is_only_out_of_date(changed: Path) -> 
     assert (outcome.status, outcome.err) == (3, f"run: tranship compile new/{TRANSFER}\n")
 
 
+DOCUMENTED = {
+    "diff-order": 2,
+    "diff-transfer-human": 2,
+    "diff-plan-cut": 2,
+    "breaking": 0,
+    "check-github": 0,
+}
+"""Committed pages that the documentation shows, from which of their lines on."""
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_documentation_shows_what_the_commands_print(name: str) -> None:
+    text = (GOLDEN / f"cli/{name}.txt").read_text().partition("--- stderr")[0]
+    shown = "\n".join(text.splitlines()[DOCUMENTED[name] :])
+    assert f"\n{shown.rstrip()}\n" in (ROOT / "docs" / "ci.md").read_text()
+
+
 def git(*arguments: str) -> None:
     names = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME",)}
     mails = {f"GIT_{who}_EMAIL": "x@example.org" for who in ("AUTHOR", "COMMITTER")}
@@ -206,6 +233,7 @@ def test_revision_is_read_as_git_reads_it(
     here = f"engines/{ENGINE}"
     assert set(subjects("diff", f"HEAD:{here}", here)) == weights
     assert subjects("diff", f"HEAD:{here}", f":{here}") == []
+    assert run("breaking", here, "--against", f"HEAD:{here}").status == 1
     assert set(subjects("diff", f"HEAD:engines/{TRANSFER}", f"engines/{TRANSFER}")) == weights
     monkeypatch.chdir(repository / "engines")
     assert set(subjects("diff", f"HEAD:./{ENGINE}", ENGINE)) == weights
@@ -250,3 +278,33 @@ def test_file_that_is_not_text_in_a_revision_is_refused(repository: Path) -> Non
     git("add", "engines")
     git("commit", "--quiet", "-m", "second")
     assert "error[TS101]" in run("diff", "HEAD:engines/policy.json", "policy.json").err
+
+
+def quantized(*modules: ModuleFamily, method: str = "fp8-block128") -> Manifest:
+    return engine().model_copy(
+        update={"quantization": Quantization(method=method, unquantized=modules)}
+    )
+
+
+def test_modules_left_unquantized_are_compared_by_name() -> None:
+    norms = ModuleFamily(name="model.layers.{layer}.gate", indices={"layer": "0..3"})
+    parts = [norms.model_copy(update={"indices": {"layer": part}}) for part in ("3", "0..2")]
+    assert diff_manifests(quantized(norms), quantized(*parts)) == ()
+    (less,) = diff_manifests(quantized(norms), quantized(parts[0]))
+    assert (less.kind, less.count, less.members) == ("quantization.module", 3, "layer 0..2")
+    (more,) = diff_manifests(quantized(parts[1]), quantized(norms))
+    assert (more.old, more.new, more.members) == (None, "left unquantized", "layer 3")
+    (other,) = diff_manifests(quantized(norms), quantized(norms, method="int8"))
+    assert (other.kind, other.old, other.new) == ("quantization", "fp8-block128", "int8")
+
+
+def test_options_of_a_framework_are_compared_one_by_one() -> None:
+    manifests = [
+        engine().model_copy(
+            update={"framework": Framework(name="sglang", options={"tp_size": size, "dp_size": 1})}
+        )
+        for size in (4, 8)
+    ]
+    (change,) = diff_manifests(*manifests)
+    assert (change.kind, change.old, change.new) == ("framework.option tp_size", "4", "8")
+    assert change.weight is Weight.NOTE

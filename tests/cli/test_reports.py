@@ -152,7 +152,9 @@ def test_formats_of_findings_are_as_committed(wrong: Path, form: str) -> None:
     assert_golden(f"cli/check-{form}.txt", outcome.out)
 
 
-@pytest.mark.parametrize("command", [["check", "policy.json"], ["compile", TRANSFER], ["verify", TRANSFER]])
+@pytest.mark.parametrize(
+    "command", [["check", "policy.json"], ["compile", TRANSFER], ["verify", TRANSFER]]
+)
 def test_every_verb_that_reports_writes_valid_sarif(wrong: Path, command: list[str]) -> None:
     log = json.loads(run(*command, "--format", "sarif").out)
     jsonschema.validate(log, SARIF)

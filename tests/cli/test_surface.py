@@ -62,7 +62,14 @@ def test_codes_decide_the_exit_status() -> None:
 
 
 def sources() -> Iterator[Path]:
-    for folder in ("schema", "compiler", "runtime", "tranship/cli", "tranship/demo"):
+    for folder in (
+        "schema",
+        "compiler",
+        "runtime",
+        "tranship/cli",
+        "tranship/demo",
+        "tranship/models",
+    ):
         yield from (ROOT / folder).rglob("*.py")
 
 

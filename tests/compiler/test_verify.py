@@ -27,6 +27,7 @@ from tranship.compiler.verify import MAX_DIAGNOSTICS, PROOFS, digests_of, verify
 from tranship.schema.diagnostics import Diagnostic, known_codes
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Alias, Manifest, Piece
+from tranship.schema.expression import IntArray
 from tranship.schema.moves import Moves, edge_moves
 from tranship.schema.plan import Op, Place, Round, Slot, TransferPlan, UnusedTensor, Window
 
@@ -319,8 +320,8 @@ def test_a_piece_with_steps_does_not_pass_as_whole_blocks() -> None:
 
 
 def test_moves_that_leave_their_pieces_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def misread(plan: TransferPlan, number: int) -> Moves:
-        moves = edge_moves(plan, number)
+    def misread(plan: TransferPlan, number: int, *ranks: IntArray) -> Moves:
+        moves = edge_moves(plan, number, *ranks)
         shifted = replace(moves.region, start=moves.region.start + 1)
         return replace(moves, region=shifted)
 
@@ -362,7 +363,7 @@ def test_boxes_of_many_pieces_are_named_by_their_first_wrong_element() -> None:
     found = judged(case, less("edges", 1)(plan))
     missing = next(diagnostic for diagnostic in found if diagnostic.code == "TS610")
     assert missing.message == (
-        "element [2, 0] of 'l.0.qkv' on receiver rank 0 is never written (and 31 more buffers)"
+        "element [2, 0] of 'l.0.qkv' on receiver rank 0 is never written (and 3 other kinds of buffer)"
     )
     assert missing.expected == "element [0, 0] of 'l.0.kv'"
     assert missing.at is not None

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tranship.schema.testing import Encoding
 from tests.properties.dense import quantize
 from tests.runtime.live_models import model_of
 from tranship.compiler.pipeline import compile_transfer
@@ -32,6 +31,7 @@ from tranship.schema.manifest import (
     TensorFamily,
 )
 from tranship.schema.plan import TransferPlan
+from tranship.schema.testing import Encoding
 from tranship.schema.transfer import Options
 
 LAYERS = {"layer": "0..2"}

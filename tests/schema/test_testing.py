@@ -161,13 +161,13 @@ def test_everything_that_can_be_declared_is_drawn(sight: str) -> None:
 @pytest.mark.parametrize("sight", ["uneven", "scaled", "tie"])
 def test_counterexamples_shrink(sight: str) -> None:
     smallest = found(sight)
-    assert len(smallest.tensors) <= 2
+    assert len(smallest.tensors) <= 3
     assert smallest.world_size <= 3
     assert len(smallest.buffers) <= 4
 
 
 def test_the_smallest_of_all_manifests_is_one_tensor_on_one_rank() -> None:
-    smallest = find(manifests(side="receiver"), lambda manifest: True)
+    smallest = find(manifests("receiver"), lambda manifest: True, settings=settings(few))
     assert smallest.world_size == 1
     assert [prod(tensor.shape) for tensor in smallest.tensors] == [1]
 
@@ -204,7 +204,7 @@ def test_the_examples_of_the_page_run(number: int) -> None:
     names: dict[str, Any] = {}
     exec(blocks()[number], names)
     (test,) = (value for name, value in names.items() if name.startswith("test_"))
-    settings(few, max_examples=10)(test)()
+    test()
 
 
 def test_the_page_lists_every_strategy() -> None:

@@ -102,5 +102,8 @@ def test_modules_that_the_config_leaves_alone_are_plain_in_the_engine(tmp_path: 
     ours = expand(produce(Request("qwen3_moe", path, "sglang", options)), [0])
     assert [comparable(b) for b in ours.buffers] == [comparable(b) for b in theirs.buffers]
     plain = {b.name for b in ours.buffers if b.encoding.kind == "plain"}
-    assert {"model.layers.0.mlp.experts.w13_weight", "model.layers.2.self_attn.o_proj.weight"} < plain
+    assert {
+        "model.layers.0.mlp.experts.w13_weight",
+        "model.layers.2.self_attn.o_proj.weight",
+    } < plain
     assert "model.layers.2.mlp.experts.w13_weight" not in plain

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tranship.schema.testing import Encoding
 from tests.properties.dense import quantize
 from tests.sglang.configs import BLOCK, CONFIGS, checkpoint_tensors
 from tests.sglang.emit import SCALE_SUFFIX
@@ -32,6 +31,7 @@ from tranship.schema.records import (
     TensorRecord,
     contiguous_strides,
 )
+from tranship.schema.testing import Encoding
 from tranship.schema.transfer import Options
 
 __all__ = ["pytestmark"]

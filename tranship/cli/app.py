@@ -83,9 +83,7 @@ def compile_verb(
     def verb() -> Answer:
         from tranship.cli.compile import run
 
-        return run(
-            transfer, output, check=check, is_strict=warnings is Strictness.ERROR
-        )
+        return run(transfer, output, check=check, is_strict=warnings is Strictness.ERROR)
 
     deliver(verb, Reporting(form, max_errors, warnings is Strictness.ERROR))
 
@@ -151,9 +149,7 @@ def check_verb(
 def show_verb(
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="FILE", help="A plan or a manifest.", autocompletion=complete_path
-        ),
+        typer.Argument(metavar="FILE", help="A plan or a manifest.", autocompletion=complete_path),
     ],
     tensor: Annotated[
         str | None,

@@ -22,6 +22,7 @@ _LABELS = {
     "buffer.ranks": "on ranks",
     "buffer.scale": "scales in",
     "buffer.scale_of": "scales of",
+    "buffer.scale_values": "scales",
     "edge.dtypes": "from",
     "edge.place": "runs",
     "edge.receiver.box": "receiver's box",
@@ -35,9 +36,12 @@ _LABELS = {
     "edge.sender.place": "sender's place",
     "edge.sender.scales": "sender's scales",
     "edge.sender.where": "sender's ranks",
+    "edge.window": "in parts of",
     "input": "digest",
     "option": "option",
     "path": "path",
+    "framework.name": "framework",
+    "framework.version": "framework's version",
     "placement": "seats",
     "placement.links": "speeds",
     "policy": "policy",
@@ -86,7 +90,8 @@ def extent(change: Change) -> str:
         return f"in {change.members}"
     if single:
         return f"in {count(change.count, single[1])} ({single[2]})"
-    return f"in {change.count:,} ({change.members})" if change.members else ""
+    noun = "buffer" if change.kind.startswith(("buffer", "derived", "fill")) else "tensor"
+    return f"in {count(change.count, noun)} ({change.members})" if change.members else ""
 
 
 def sign(change: Change) -> str:
@@ -131,6 +136,7 @@ _COMES_AND_GOES = frozenset(
         "edge",
         "fill",
         "policy",
+        "quantization.module",
         "tensor",
         "unused",
     }

@@ -25,9 +25,11 @@ def run(
 
     Raises:
         DiagnosticError: the model cannot be held like this, or a file is broken or in the way.
-        typer.BadParameter: an option is not NAME=VALUE.
+        typer.BadParameter: an option is not NAME=VALUE, or the side is none.
     """
     given = dict(_option(text) for text in options)
+    if side not in (None, *Side):
+        raise typer.BadParameter(f"--side {side!r} is neither sender nor receiver")
     refuse_inputs(output, [config])
     manifest = produce(
         Request(architecture, config, layout, given, quantization, Side(side) if side else None)

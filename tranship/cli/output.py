@@ -214,7 +214,8 @@ def _for_machines(answer: Answer, form: Format | ReportFormat) -> str:
         return canonical_bytes(_unicode({**answer.document, **reports})).decode()
     if form == ReportFormat.SARIF:
         return canonical_bytes(sarif(answer.diagnostics)).decode()
-    page = rendered(answer.page, Console(file=StringIO(), no_color=True))
+    lines = [*answer.page, Text(answer.hint)] if answer.hint else answer.page
+    page = rendered(lines, Console(file=StringIO(), no_color=True))
     if form == ReportFormat.GITHUB:
         commands = workflow_commands(answer.diagnostics, answer.notices)
         return page + "".join(f"{command}\n" for command in commands)

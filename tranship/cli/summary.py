@@ -8,11 +8,10 @@ import numpy as np
 from tranship.cli.layout import count, size_text, time_text
 from tranship.schema.canonical import Json
 from tranship.schema.expression import IntArray, evaluate, parse
+from tranship.schema.flows import lanes, received, sent, stream
 from tranship.schema.manifest import Side
-from tranship.schema.moves import edge_moves
 from tranship.schema.placement import Links, Placement, Seat
 from tranship.schema.plan import TransferPlan
-from tranship.schema.wire import payload
 
 
 @dataclass(frozen=True)
@@ -58,28 +57,37 @@ class _Traffic:
 
 def summarize(plan: TransferPlan, placement: Placement | None) -> Summary:
     """Add up what all edges of a plan move."""
-    parts = [edge_moves(plan, number) for number in range(len(plan.edges))]
-    sizes = [payload(plan.edges[part.edge], part).padded for part in parts]
-    nothing = [np.zeros(0, dtype=np.int64)]
-    traffic = _Traffic(
-        np.concatenate([*nothing, *(part.sender.rank for part in parts)]),
-        np.concatenate([*nothing, *(part.receiver.rank for part in parts)]),
-        np.concatenate([*nothing, *sizes]),
-    )
+    sender = np.zeros(plan.sender.world_size, dtype=np.int64)
+    receiver = np.zeros(plan.receiver.world_size, dtype=np.int64)
+    moves, pairs = 0, list[_Traffic]()
     links = placement.links if placement else None
+    for edge in plan.edges:
+        part = stream(plan, edge)
+        for table, share in ((sender, sent(plan, edge, part)), (receiver, received(part))):
+            np.add.at(table, share.rank, share.size)
+        moves += part.moves
+        if links:
+            found = lanes(plan, edge, part)
+            pairs.append(_Traffic(found.sender, found.receiver, found.size))
     return Summary(
-        len(traffic.size),
-        int(traffic.size.sum()),
-        _load(traffic.sender, traffic.size, plan.sender.world_size),
-        _load(traffic.receiver, traffic.size, plan.receiver.world_size),
-        _bound(traffic, placement, links) if placement and links else None,
+        moves,
+        int(sender.sum()),
+        _load(sender),
+        _load(receiver),
+        _bound(_together(pairs), placement, links) if placement and links and pairs else None,
     )
 
 
-def _load(ranks: IntArray, sizes: IntArray, world_size: int) -> Load:
-    total = np.zeros(world_size, dtype=np.int64)
-    np.add.at(total, ranks, sizes)
-    return Load(int(total.max()), int(total.sum()) // world_size, int(total.argmax()))
+def _load(total: IntArray) -> Load:
+    return Load(int(total.max()), int(total.sum()) // len(total), int(total.argmax()))
+
+
+def _together(parts: Sequence[_Traffic]) -> _Traffic:
+    return _Traffic(
+        np.concatenate([part.sender for part in parts]),
+        np.concatenate([part.receiver for part in parts]),
+        np.concatenate([part.size for part in parts]),
+    )
 
 
 def _bound(traffic: _Traffic, placement: Placement, links: Links) -> Bound | None:
@@ -124,7 +132,8 @@ def summary_parts(summary: Summary) -> Iterator[tuple[str, Sequence[str]]]:
     """Write a summary as lines: what they are about, and their parts."""
     yield "bytes", [f"{size_text(summary.size)} in {count(summary.moves, 'move')}"]
     for side, load in (("senders", summary.sender), ("receivers", summary.receiver)):
-        parts = [f"at most {size_text(load.most)} (rank {load.rank})"]
+        ratio = f", {load.most / load.mean:.2f} of the average" if load.mean else ""
+        parts = [f"at most {size_text(load.most)} (rank {load.rank}){ratio}"]
         yield side, [*parts, f"{size_text(load.mean)} on average"]
     if summary.bound:
         bound = summary.bound

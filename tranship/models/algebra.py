@@ -60,7 +60,7 @@ def combine(symbol: str, left: Expression, right: Expression, ranges: Ranges) ->
         return Constant(bounds[0])
     match plain:
         case Operation("+" | "-", _, Constant(value)):
-            return _shift(plain.left, value if symbol == "+" else -value)
+            return _shift(plain.left, value if plain.operator == "+" else -value)
         case Operation("*", inner, Constant(value)):
             return _scale(inner, value)
         case Operation("//", inner, Constant(value)):

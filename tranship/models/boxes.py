@@ -40,7 +40,7 @@ class Heap:
     indices: dict[str, str]
     index: tuple[str, str] | None
     rows: Expression
-    slots: int
+    slots: Expression
     scope: Scope
 
 
@@ -111,7 +111,7 @@ def _stacked(
         lanes[slot] = combine("+", above, extent[0] if extent else ONE, scope.ranges)
     if len(set(lanes.values())) > 1:
         raise LanguageError("the slabs of a stack differ in their rows")
-    slots = number(stack.slots, scope) if stack else 1
+    slots = expression(stack.slots, scope) if stack else ONE
     return Heap(tuple(held), indices, index, next(iter(lanes.values())), slots, scope)
 
 

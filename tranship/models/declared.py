@@ -169,6 +169,8 @@ class BufferEntry(Frozen):
     `parts` are stacked along dim 0 in their order; `each` makes a buffer for every role it lists.
     In `name` the words `<name> <module> <parent> <grandparent> <leaf>` stand for parts of the first
     tensor's name, and `<value>` for a text of `values`. `dtype` is an expression: `"'f32'"`.
+    Quantized parts must be made of whole blocks each, unless `ragged` lets all but the first begin
+    with a block of their own. `help` is for users whose options make the buffers impossible.
     """
 
     name: Text
@@ -185,6 +187,7 @@ class BufferEntry(Frozen):
     kind: Kind = Kind.PARAMETER
     quantize: bool = False
     ragged: bool = False
+    help: Text | None = None
 
 
 class Quantizing(Frozen):

@@ -18,7 +18,7 @@ class Slabs:
     """
 
     rows: Expression
-    slots: int
+    slots: Expression
     own_dim: bool
     inner: tuple[Expression, ...]
     padded: int | None
@@ -27,8 +27,8 @@ class Slabs:
         """The buffer's shape."""
         rows = self.rows if self.padded is None else Constant(self.padded)
         if self.own_dim:
-            return texts([Constant(self.slots), rows, *self.inner])
-        return texts([combine("*", rows, Constant(self.slots), ranges), *self.inner])
+            return texts([self.slots, rows, *self.inner])
+        return texts([combine("*", rows, self.slots, ranges), *self.inner])
 
     def width(self, ranges: Ranges) -> Expression:
         """Elements in a row."""

@@ -169,7 +169,7 @@ def _field(config: Config, path: str) -> tuple[bool, object]:
     for part in path.split("."):
         if not isinstance(value, dict) or part not in value:
             return False, None
-        value = cast("dict[str, object]", value)[part]
+        value = cast("Mapping[str, object]", value)[part]
     return True, value
 
 

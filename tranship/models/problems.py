@@ -30,15 +30,25 @@ class Problems:
             self.found.append(diagnostic)
 
     @contextmanager
-    def gather(self, file: str, pointer: str, what: str = "") -> Generator[None]:
-        """Keep what goes wrong inside as a diagnostic about a place in a data file."""
+    def gather(
+        self, file: str, pointer: str, what: str = "", hint: str | None = None
+    ) -> Generator[None]:
+        """Keep what goes wrong inside as a diagnostic.
+
+        Args:
+            file: The data file that is read inside.
+            pointer: The place in it.
+            what: What could not be declared.
+            hint: What users can do about it.
+        """
         try:
             yield
         except ImpossibleError as error:
-            self.add(Diagnostic(error.code, error.message, help=error.hint))
+            self.add(Diagnostic(error.code, error.message, help=hint or error.hint))
         except NotDivisibleError as error:
-            message = f"{what}: {error}" if what else str(error)
-            self.add(Diagnostic("TS755", message))
+            own = str(error).startswith(("rows = ", "columns = "))
+            message = f"{error}, of {what}" if own and what else str(error)
+            self.add(Diagnostic("TS755", message, help=hint))
         except LanguageError as error:
             self.add(Diagnostic("TS759", str(error), Location(file, pointer)))
 

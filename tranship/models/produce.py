@@ -1,12 +1,11 @@
 """Make a manifest from a config.json, an architecture, a layout and the layout's options."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from tranship.models.beside import apply_beside
-from tranship.models.declared import Layout
+from tranship.models.declared import BufferEntry, Layout
 from tranship.models.frame import Frame, frame
 from tranship.models.model import Model, check_constraints, read_model
 from tranship.models.options import Setting, read_options
@@ -64,7 +63,8 @@ def produce(request: Request) -> Manifest:
     mesh = frame(layout, layout_file, sizes, options, problems)
     if mesh:
         check_constraints(layout.constraints, mesh.scope, layout_file, problems)
-    problems.check()
+    else:
+        problems.check()
     assert mesh, "a layout without mesh is a problem"
     context = Context(model, mesh, layout.quantization, scheme)
     buffers = tuple(_buffers(layout, layout_file, context, problems))
@@ -99,7 +99,7 @@ def _buffers(
     names: set[str] = set()
     held: set[str] = set()
     for number, entry in enumerate(layout.buffers):
-        with problems.gather(file, f"/buffers/{number}", _subject(entry.name)):
+        with problems.gather(file, f"/buffers/{number}", _subject(entry), entry.help):
             if entry.beside:
                 yield from apply_beside(entry, entry.beside, context, frozenset(names))
                 continue
@@ -113,8 +113,9 @@ def _buffers(
             problems.add(Diagnostic("TS760", message, expected=f"a rule about {role}"))
 
 
-def _subject(name: str) -> str:
-    return re.sub(r"<[a-z]+>\.", "", name)
+def _subject(entry: BufferEntry) -> str:
+    """Name the roles of a rule."""
+    return " and ".join([*entry.each, *(part.role for part in entry.parts)])
 
 
 def _manifest(
@@ -157,6 +158,10 @@ def _unquantized(model: Model, scaled: frozenset[str]) -> Iterator[ModuleFamily]
         if tensor.name not in scaled:
             yield ModuleFamily(name=tensor.module, indices=tensor.indices)
             continue
-        left = [m for m, module in tensor.modules() if is_ignored(module, model.ignored)]
+        left = [
+            members
+            for members, module in (tensor.modules() if model.ignored else ())
+            if is_ignored(module, model.ignored)
+        ]
         for indices in index_sets(tensor.indices, left):
             yield ModuleFamily(name=tensor.module, indices=indices)
