@@ -24,7 +24,7 @@ from tranship.schema.moves import (
     edge_cuts,
 )
 from tranship.schema.plan import Edge, Half, TransferPlan
-from tranship.schema.rows import join_sorted, number_rows, repeat_runs
+from tranship.schema.rows import join_sorted, number_codes, number_rows, repeat_runs
 from tranship.schema.wire import payload
 
 
@@ -109,7 +109,7 @@ def stream(plan: TransferPlan, edge: Edge, apart: Collection[str] = ()) -> Strea
     size = payload(edge, _unchosen(cuts)).padded
     held = cuts.receiver
     kind = number_rows([held.point, held.rank, held.extra], len(size))
-    _, first = np.unique(kind, return_index=True)
+    first = _examples(kind)
     own = {name: held.environment[name][first] for name in edge.receiver.indices}
     return _with_places(plan, cuts, size, kind, first, own, groups, ranks, read)
 
@@ -198,7 +198,7 @@ def sent(plan: TransferPlan, edge: Edge, part: Stream, labels: Sequence[IntArray
         _sent_by(part, np.flatnonzero(count == holders), int(holders), turn, label)
         for holders in np.unique(count)
     ]
-    _, example = np.unique(label, return_index=True)
+    example = _examples(label)
     ranks, numbers, sizes = (
         np.concatenate([np.zeros(0, np.int64), *(share[k] for share in shares)]) for k in range(3)
     )
@@ -213,10 +213,11 @@ def _sent_by(
     Places of one kind, label and holder are added up before they are joined with the rows.
     """
     width = int(label.max(initial=-1)) + 1
+    kinds = int(part.place_kind.max(initial=-1)) + 1
     key = (part.place_kind * width + label) * holders + turn % holders
-    unique, number = np.unique(key, return_inverse=True)
+    unique, number = number_codes(key, kinds * width * holders)
     times = np.zeros(len(unique), dtype=np.int64)
-    np.add.at(times, number.reshape(-1), part.times)
+    np.add.at(times, number, part.times)
     row, place = join_sorted(part.kind[rows], unique // holders // max(width, 1))
     source, chosen = part.cuts.source, rows[row]
     rank = source.instances.rank[source.first[part.cuts.group[chosen]] + unique[place] % holders]
@@ -225,10 +226,17 @@ def _sent_by(
 
 def _summed(rank: IntArray, labels: Sequence[IntArray], size: IntArray) -> Share:
     number = number_rows([rank, *labels], len(rank))
-    _, example = np.unique(number, return_index=True)
+    example = _examples(number)
     total = np.zeros(len(example), dtype=np.int64)
     np.add.at(total, number, size)
     return Share(rank[example], tuple(label[example] for label in labels), total)
+
+
+def _examples(number: IntArray) -> IntArray:
+    """A row of every number, of rows that are numbered from 0 on."""
+    example = np.zeros(int(number.max(initial=-1)) + 1, dtype=np.int64)
+    example[number] = np.arange(len(number), dtype=np.int64)
+    return example
 
 
 @dataclass(frozen=True, slots=True)

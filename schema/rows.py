@@ -6,6 +6,8 @@ import numpy as np
 
 from tranship.schema.expression import IntArray
 
+_SMALL = 4096
+
 
 def number_rows(columns: Sequence[IntArray], rows: int) -> IntArray:
     """Number the distinct rows of a table from 0 on: equal rows have equal numbers, `[rows]`."""
@@ -20,7 +22,18 @@ def number_rows(columns: Sequence[IntArray], rows: int) -> IntArray:
             low, high = 0, width - 1
         code = code * (high - low + 1) + (column - low)
         size *= high - low + 1
-    return _compress(code)[0]
+    return number_codes(code, size)[1]
+
+
+def number_codes(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """The distinct of some codes below `size`, ascending, and the number of each among them."""
+    if size > 4 * len(codes) + _SMALL:
+        distinct, number = np.unique(codes, return_inverse=True)
+        return distinct, number.reshape(-1).astype(np.int64)
+    # Few possible codes are counted, which is faster than sorting the rows.
+    present = np.zeros(size, dtype=np.bool_)
+    present[codes] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[codes]
 
 
 def _compress(values: IntArray) -> tuple[IntArray, int]:

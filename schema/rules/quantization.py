@@ -58,7 +58,7 @@ def quantization(subject: Subject) -> Iterator[Finding]:
     plain = {
         split_name(site.piece.tensor).texts
         for site in subject.pieces
-        if not isinstance(site.buffer.encoding, Scaled)
+        if len(site.piece.start) > 1 and not isinstance(site.buffer.encoding, Scaled)
     }
     tables = [
         _matrices(subject, texts, table)

@@ -19,9 +19,10 @@ def keys_and_names(parts: list[str], values: list[tuple[int, int]]) -> list[tupl
     named = {"i": columns[:, 0], "j": columns[:, 1]}
     found: list[tuple[object, str]] = []
     for group in name_keys(text, named, len(values), {}):
-        for row, numbers in zip(group.rows.tolist(), group.numbers.tolist(), strict=True):
-            environment = {"i": values[row][0], "j": values[row][1]}
-            name = fill_template(parse_template(text), environment, {})
+        rows: list[int] = group.rows.tolist()
+        for row, numbers in zip(rows, group.numbers.tolist(), strict=True):
+            first, second = values[row]
+            name = fill_template(parse_template(text), {"i": first, "j": second}, {})
             found.append(((group.texts, tuple(numbers)), name))
     assert len(found) == len(values)
     return found

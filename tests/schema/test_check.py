@@ -158,6 +158,8 @@ CASES: list[tuple[Json, list[Change], set[tuple[str, str]]]] = [
      {("TS195", "/buffers/4/role/inputs/1")}),
     (RECEIVER, [("/buffers/4/role/inputs", ["rope"])],
      {("TS196", "/buffers/4/role/inputs")}),
+    (RECEIVER, [("/quantization", {"method": "fp8", "unquantized": [{"name": "nobody"}]})],
+     {("TS197", "/quantization/unquantized"), ("TS197", "/quantization/unquantized/0/name")}),
     (RECEIVER, [("/buffers/0/at", {"tp": 0})], {("TS184", "/buffers/1/role/of")}),
     (RECEIVER, [("/buffers/1/role/of", "head.weight")], {("TS185", "/buffers/1/role/of")}),
     (RECEIVER, [("/buffers/5/layout", "row_mayor")], {("TS187", "/buffers/5/layout")}),
