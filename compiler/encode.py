@@ -185,12 +185,11 @@ def _check_layouts(
     inputs: Inputs, found: Match, op: Op, report: Callable[[Diagnostic], None]
 ) -> None:
     pairs = [(found.sender.buffer.layout, found.receiver.buffer.layout, found.tensor)]
-    if found.receiver.half.scale is not None:
-        theirs = found.sender.half.scale
-        ours = buffer_layout(inputs.receiver, found.receiver.half.scale.buffer)
-        copied = theirs if op is Op.COPY else None
-        held = buffer_layout(inputs.sender, copied.buffer) if copied else ROW_MAJOR
-        pairs.append((held, ours, f"the scales of {found.tensor}"))
+    theirs, ours = found.sender.half.scale, found.receiver.half.scale
+    if theirs is not None or ours is not None:
+        held = buffer_layout(inputs.sender, theirs.buffer) if theirs else ROW_MAJOR
+        wanted = buffer_layout(inputs.receiver, ours.buffer) if ours else ROW_MAJOR
+        pairs.append((held, wanted, f"the scales of {found.tensor}"))
     for sender, receiver, what in pairs:
         if sender != receiver or (sender != ROW_MAJOR and op is not Op.COPY):
             report(_wrong_layout(inputs, found, op, sender, receiver, what))
@@ -199,12 +198,13 @@ def _check_layouts(
 def _wrong_layout(
     inputs: Inputs, found: Match, op: Op, sender: str, receiver: str, what: str
 ) -> Diagnostic:
+    own = found.receiver.buffer.name
     return Diagnostic(
         code="TS403",
-        message=f"{what} cannot be written in layout {receiver}",
+        message=f"{own} holds {what} in layout {receiver}, and the sender in {sender}",
         at=inputs.at("receiver", found.receiver.pointer),
-        expected=f"layout {sender}, as the sender holds it" if op is Op.COPY else ROW_MAJOR,
-        found=f"layout {receiver}",
+        expected="equal layouts" if op is Op.COPY else f"{ROW_MAJOR} on both sides to {op}",
+        found=f"{sender} to {receiver}",
         labels=(Label(inputs.at("sender", found.sender.pointer), f"layout {sender}"),),
         help="have the engine hold the checkpoint layout, and derive the kernel layout from it "
         "with its own recipe after the update",

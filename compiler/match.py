@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from tranship.compiler.agree import agree
 from tranship.compiler.fresh import with_fresh_names
 from tranship.compiler.holder import (
     Holder,
@@ -19,7 +20,7 @@ from tranship.compiler.inputs import POLICY, Inputs, draft_side, name_matches
 from tranship.compiler.number import numbered
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
 from tranship.schema.expression import Constant
-from tranship.schema.manifest import Side, TensorFamily
+from tranship.schema.manifest import Kind, Side, TensorFamily
 from tranship.schema.moves import grid_size
 from tranship.schema.nearest import nearest
 from tranship.schema.plan import UnusedTensor
@@ -57,7 +58,7 @@ def match(inputs: Inputs) -> Matched:
     Raises:
         DiagnosticError: TS201 a receiver tensor that the sender lacks, TS202 a sender tensor that
             nobody takes, TS203 two global shapes, TS204 a policy line that excuses nothing, TS205
-            ties that cannot be followed.
+            ties that cannot be followed, TS206 two opinions on what is not quantized.
     """
     senders, receivers = with_fresh_names(
         inputs,
@@ -76,6 +77,7 @@ def match(inputs: Inputs) -> Matched:
     )
     unused, problems = _unused(inputs, senders, matches)
     problems += _missing(inputs, receivers, senders, matches) + _shapes(inputs, matches)
+    problems += agree(inputs)
     if problems:
         raise DiagnosticError(problems)
     return Matched(matches, unused)
@@ -198,8 +200,16 @@ def _missing_diagnostic(
         if not first
         else f"none for {', '.join(f'{k} {v}' for k, v in first.items())}",
         labels=labels,
-        help="declare it on the sender, or declare the receiver's buffer constant or derived",
+        help=_missing_help(receiver),
     )
+
+
+def _missing_help(receiver: Holder) -> str:
+    advice = "declare it on the sender, or declare the receiver's buffer constant or derived"
+    if receiver.buffer.kind is Kind.PARAMETER:
+        return advice
+    kind = f"the engine holds it as {'an' if receiver.buffer.kind is Kind.ATTRIBUTE else 'a'} "
+    return f"{kind}{receiver.buffer.kind}, which named_parameters() does not list: {advice}"
 
 
 def _shapes(inputs: Inputs, matches: tuple[Match, ...]) -> list[Diagnostic]:
@@ -216,7 +226,9 @@ def _shapes(inputs: Inputs, matches: tuple[Match, ...]) -> list[Diagnostic]:
                     expected=f"{list(theirs)} (sender)",
                     found=f"{list(found.shape)} (receiver)",
                     labels=(Label(inputs.at("sender", found.sender.pointer), "held here"),),
-                    help="declare true sizes on both sides and padding as fills",
+                    help="declare true sizes on both sides and padding as fills"
+                    if len(theirs) == len(found.shape)
+                    else "declare a view with its tensor's own dims: a piece with strides",
                 )
             )
     return problems

@@ -41,12 +41,12 @@ def test_checkpoint_values_are_not_written_into_a_kernels_layout(layout: str) ->
     values into the live buffers corrupts them silently.
     """
     gate, up = findings(TRAINER, manifest("receiver", TENSORS, [w13(W13, layout=layout)]))
-    assert_refused([up], "TS403", f"{expert('up')} cannot be written in layout {layout}")
+    assert_refused([up], "TS403", f"holds {expert('up')} in layout {layout}")
     assert_refused(
         [gate],
         "TS403",
-        f"{expert('gate')} cannot be written in layout {layout}",
-        "expected layout row_major, as the sender holds it",
+        f"{W13} holds {expert('gate')} in layout {layout}, and the sender in row_major",
+        f"expected equal layouts; found row_major to {layout}",
         "derive the kernel layout from it with its own recipe after the update",
     )
 

@@ -28,7 +28,7 @@ def test_a_transformed_view_is_not_a_parameter_of_that_name() -> None:
         "TS203",
         f"the two sides give {CONV} different shapes",
         "expected [64, 1, 4] (sender); found [64, 4] (receiver)",
-        "declare true sizes on both sides",
+        "declare a view with its tensor's own dims",
     )
 
     held = buffer(CONV, "bf16", VIEW, piece(CONV, SHAPE, strides=[4, 4, 1]), indices=LAYERS)

@@ -26,8 +26,8 @@ from tranship.compiler.proofs import reading
 from tranship.compiler.verify import MAX_DIAGNOSTICS, PROOFS, digests_of, verify
 from tranship.schema.diagnostics import Diagnostic, known_codes
 from tranship.schema.dtypes import DType
-from tranship.schema.manifest import Alias, Manifest, Piece
 from tranship.schema.expression import IntArray
+from tranship.schema.manifest import Alias, Manifest, Piece
 from tranship.schema.moves import Moves, edge_moves
 from tranship.schema.plan import Op, Place, Round, Slot, TransferPlan, UnusedTensor, Window
 
@@ -363,7 +363,8 @@ def test_boxes_of_many_pieces_are_named_by_their_first_wrong_element() -> None:
     found = judged(case, less("edges", 1)(plan))
     missing = next(diagnostic for diagnostic in found if diagnostic.code == "TS610")
     assert missing.message == (
-        "element [2, 0] of 'l.0.qkv' on receiver rank 0 is never written (and 3 other kinds of buffer)"
+        "element [2, 0] of 'l.0.qkv' on receiver rank 0 is never written "
+        "(and 3 other kinds of buffer)"
     )
     assert missing.expected == "element [0, 0] of 'l.0.kv'"
     assert missing.at is not None

@@ -95,6 +95,14 @@ def test_a_manifest_does_not_grow_with_experts_layers_or_ranks(tmp_path: Path):
     assert len(dump(large)) < 1.1 * len(dump(small))
 
 
+def test_attention_data_parallelism_has_two_spellings(tmp_path: Path):
+    old = {"tp_size": 4, "ep_size": 4, "dp_size": 2, "enable_dp_attention": 1}
+    new = {"tp_size": 4, "ep_size": 4, "attn_dp_size": 2}
+    first, second = (made(tmp_path, "deepseek_v3", "sglang", options) for options in (old, new))
+    assert first.buffers == second.buffers
+    assert launch_arguments(second, "m.json") == "--tp-size 4 --ep-size 4 --attn-dp-size 2".split()
+
+
 def test_fusing_the_shared_expert_makes_it_one_more_expert(tmp_path: Path):
     manifest = made(tmp_path, "deepseek_v3", "sglang", {"tp_size": 2}, n_routed_experts=256)
     held = {buffer.name: buffer for buffer in expand(manifest, [1]).buffers}

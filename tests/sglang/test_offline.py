@@ -9,6 +9,7 @@ import pytest
 
 from tests.models.configs import CONFIGS, FP8, write_config
 from tests.sglang.test_trace import pytestmark, run
+from tranship.models.launch import launch_arguments
 from tranship.models.produce import Request, produce
 from tranship.schema.codec import dump, load
 from tranship.schema.expand import expand
@@ -90,6 +91,38 @@ def test_an_offline_manifest_is_what_the_engine_loads(
     for buffer in theirs.buffers:
         assert held.pop(buffer.name) == comparable(buffer)
     assert held.keys() == derived
+
+
+PARSER = """
+import argparse, json, sys
+from tests.sglang import boot
+boot.stubs.install(boot.STAND_INS)
+from sglang.srt.server_args import ServerArgs
+
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+parsed = vars(parser.parse_args(["--model-path", "model", *sys.argv[2:]]))
+print(json.dumps([parsed[name] for name in sys.argv[1].split()]))
+"""
+
+
+def test_the_engine_takes_the_launch_arguments(tmp_path: Path):
+    options: dict[str, Any] = {
+        **{"tp_size": 8, "attn_dp_size": 4, "dp_size": 1, "enable_dp_attention": True},
+        **{"enable_dp_lm_head": True, "moe_dense_tp_size": 1, "moe_a2a_backend": "deepep"},
+        **{"ep_size": 8, "disable_shared_experts_fusion": True, "device": "cuda"},
+    }
+    config = write_config(tmp_path, "deepseek_v3", **FP8)
+    texts = {key: str(value) for key, value in options.items()}
+    manifest = produce(Request("deepseek_v3", config, "sglang", texts))
+    arguments = launch_arguments(manifest, "engine.json")
+    names = [*options, "quantization", "json_model_override_args"]
+    done = run("-c", PARSER, " ".join(names), *arguments)
+    assert done.returncode == 0, done.stderr
+    *parsed, override = json.loads(done.stdout.splitlines()[-1])
+    assert dict(zip(names, parsed, strict=False)) == options | {"quantization": "fp8"}
+    path = write_config(tmp_path, "deepseek_v3", **json.loads(override))
+    assert produce(Request("deepseek_v3", path, "sglang", texts)) == manifest
 
 
 def test_modules_that_the_config_leaves_alone_are_plain_in_the_engine(tmp_path: Path):

@@ -8,10 +8,8 @@ import numpy as np
 
 from tranship.cli.layout import count, size_text
 from tranship.schema.canonical import Json
-from tranship.schema.expression import IntArray
-from tranship.schema.moves import edge_moves
+from tranship.schema.flows import received, sent, stream
 from tranship.schema.plan import TransferPlan
-from tranship.schema.wire import payload
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Traffic:
     sender_mean: int
     receiver_most: int
     receiver_mean: int
-    messages: int
+    moves: int
     rounds: int
     staging: int
 
@@ -36,33 +34,28 @@ class Traffic:
 def traffic_of(plan: TransferPlan) -> Traffic:
     """Add up the moves of all edges of a plan."""
     edges, sizes = Counter[str](), Counter[str]()
-    ends: list[IntArray] = [np.zeros((0, 4), dtype=np.int64)]
-    for number, edge in enumerate(plan.edges):
-        moves = edge_moves(plan, number)
-        own = payload(edge, moves).padded
+    sender = np.zeros(plan.sender.world_size, dtype=np.int64)
+    receiver = np.zeros(plan.receiver.world_size, dtype=np.int64)
+    moves = 0
+    for edge in plan.edges:
+        part = stream(plan, edge)
+        for table, share in ((sender, sent(plan, edge, part)), (receiver, received(part))):
+            np.add.at(table, share.rank, share.size)
         edges[edge.op.value] += 1
-        sizes[edge.op.value] += int(own.sum())
-        ends.append(np.stack([moves.round, moves.sender.rank, moves.receiver.rank, own], axis=1))
-    every = np.concatenate(ends)
-    sender = _loads(every[:, 1], every[:, 3], plan.sender.world_size)
-    receiver = _loads(every[:, 2], every[:, 3], plan.receiver.world_size)
-    pairs = (every[:, 0] * plan.sender.world_size + every[:, 1]) * plan.receiver.world_size
+        sizes[edge.op.value] += int(part.taken.sum())
+        moves += part.moves
     return Traffic(
         dict(edges),
         dict(sizes),
-        int(every[:, 3].sum()),
-        *sender,
-        *receiver,
-        len(np.unique(pairs + every[:, 2])),
+        int(sender.sum()),
+        int(sender.max()),
+        int(sender.sum()) // len(sender),
+        int(receiver.max()),
+        int(receiver.sum()) // len(receiver),
+        moves,
         len(plan.rounds),
         sum(slot.size for slot in plan.staging.slots),
     )
-
-
-def _loads(ranks: IntArray, sizes: IntArray, world_size: int) -> tuple[int, int]:
-    total = np.zeros(world_size, dtype=np.int64)
-    np.add.at(total, ranks, sizes)
-    return int(total.max()), int(total.sum()) // world_size
 
 
 def traffic_rows(old: Traffic, new: Traffic) -> Iterator[tuple[str, str, str]]:
@@ -78,7 +71,7 @@ def traffic_rows(old: Traffic, new: Traffic) -> Iterator[tuple[str, str, str]]:
     yield "mean of senders", size_text(old.sender_mean), size_text(new.sender_mean)
     yield "most to one receiver", size_text(old.receiver_most), size_text(new.receiver_most)
     yield "mean of receivers", size_text(old.receiver_mean), size_text(new.receiver_mean)
-    yield "messages", f"{old.messages:,}", f"{new.messages:,}"
+    yield "moves", f"{old.moves:,}", f"{new.moves:,}"
     yield "rounds", f"{old.rounds:,}", f"{new.rounds:,}"
     yield "staging on each rank", size_text(old.staging), size_text(new.staging)
 

@@ -67,6 +67,8 @@ def _role(beside: Beside, tensor: str, scope: Scope, names: frozenset[str]) -> B
 
 def _shared(family: BufferFamily) -> Iterator[BufferFamily]:
     """Make the first buffer the memory of all others."""
+    if len(family.indices) != 1:
+        raise LanguageError(f"{family.name} is shared, and has not one index")
     ((index, text),) = family.indices.items()
     members = indexset.parse(text)
     first = family.name.replace(f"{{{index}}}", str(members[0]))

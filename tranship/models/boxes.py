@@ -86,6 +86,8 @@ def _stack_index(stack: Stack | None, first: ModelTensor, frame: Frame) -> tuple
     if stack is None:
         return None
     if stack.count is None:
+        if stack.index not in first.indices:
+            raise LanguageError(f"{first.name} has no index {stack.index!r} to stack by")
         return stack.index, first.indices[stack.index]
     count = number(stack.count, frame.scope)
     return None if count == 1 else (stack.index, f"0..{count - 1}")

@@ -15,9 +15,9 @@ from tranship.models.language import (
     expression,
     number,
 )
-from tranship.models.problems import Problems
+from tranship.models.problems import ImpossibleError, Problems
 from tranship.schema.expression import Interval, Variable, to_text
-from tranship.schema.manifest import Axis
+from tranship.schema.manifest import MAX_RANK_COUNT, Axis
 from tranship.schema.mesh import RANK, table_arrays
 
 Integers = tuple[int, ...]
@@ -82,6 +82,9 @@ def frame(
     world_size, axes = 0, list[Axis]()
     with problems.gather(file, "/world_size"):
         world_size = number(layout.world_size, scope)
+        if not 1 <= world_size <= MAX_RANK_COUNT:
+            limit = f"from 1 to {MAX_RANK_COUNT:,}"
+            raise ImpossibleError("TS754", f"there may be {limit} ranks, not {world_size:,}")
     for place, entry in enumerate(layout.axes):
         with problems.gather(file, f"/axes/{place}"):
             size, stride = number(entry.size, scope), number(entry.stride, scope)

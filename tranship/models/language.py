@@ -161,11 +161,20 @@ def _logic(node: ast.expr, scope: Scope) -> Value:
         case ast.Compare(left=left, ops=ops, comparators=others):
             values = [_known(_value(item, scope)) for item in (left, *others)]
             pairs = zip(ops, values, values[1:], strict=False)
-            return int(all(_COMPARISONS[type(op)](a, b) for op, a, b in pairs))
+            return int(all(_compare(op, a, b) for op, a, b in pairs))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
             return _call(name, arguments, scope)
         case _:
             raise LanguageError(f"{type(node).__name__.lower()} is not allowed here")
+
+
+def _compare(op: ast.cmpop, left: Value, right: Value) -> bool:
+    if type(op) not in _COMPARISONS:
+        raise LanguageError(f"{type(op).__name__.lower()} is not allowed here")
+    try:
+        return _COMPARISONS[type(op)](left, right)
+    except TypeError:
+        raise LanguageError(f"{left!r} and {right!r} cannot be compared") from None
 
 
 _SYMBOLS: dict[type[ast.operator], str] = {

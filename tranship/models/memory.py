@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tranship.models.algebra import Ranges, combine
 from tranship.models.boxes import ZERO, Heap
+from tranship.models.language import LanguageError
 from tranship.schema.expression import Constant, Expression, to_text, variables
 from tranship.schema.manifest import Fill, IntExpression, Part, Piece
 
@@ -116,5 +117,5 @@ def padding(
 
 def _known(size: Expression) -> int:
     if not isinstance(size, Constant):
-        raise ValueError("the rows of a padded buffer must be of one length on all ranks")
+        raise LanguageError("the rows of a padded buffer must be of one length on all ranks")
     return size.value

@@ -14,13 +14,16 @@ from tranship.schema import indexset
 from tranship.schema.codec import Source
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.dtypes import DType
-from tranship.schema.manifest import TensorFamily
+from tranship.schema.manifest import MAX_DIM, TensorFamily
 from tranship.schema.template import fill_template, parse_template
 
 Config = Mapping[str, object]
 """What a config.json holds."""
 
 NO_RANGES = Ranges({}, {})
+
+MAX_MEMBERS = 2**16
+"""Most layers or experts that a model may have."""
 
 _DTYPES = {
     "bfloat16": DType.BF16,
@@ -146,7 +149,7 @@ def _sizes(
 
 
 class _MissingError(ValueError):
-    expected = "a number, true, false or a list of numbers"
+    expected = "a number that is not negative, true, false or a list of numbers"
 
 
 def _size(size: Size, config: Config, scope: Scope) -> Value:
@@ -177,7 +180,9 @@ def _plain(path: str, value: object) -> Value:
     match value:
         case bool():
             return int(value)
-        case int() | float() | str():
+        case int() | float() if 0 <= value <= MAX_DIM:
+            return value
+        case str():
             return value
         case list():
             return tuple(_plain(path, item) for item in cast("list[object]", value))
@@ -203,7 +208,10 @@ def members(domain: Domain, scope: Scope) -> tuple[int, ...]:
     Raises:
         LanguageError: an expression of the domain has no value.
     """
-    everything = range(number(domain.count, scope))
+    count = number(domain.count, scope)
+    if count > MAX_MEMBERS:
+        raise LanguageError(f"{domain.index} has {count:,} members, more than {MAX_MEMBERS:,}")
+    everything = range(count)
     if domain.when is None:
         return tuple(everything)
     condition = domain.when

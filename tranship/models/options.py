@@ -71,7 +71,7 @@ def _parse(option: Option, text: str) -> Value:
             return None if number is None or (low is not None and number < low) else number
         case "ints":
             numbers = [_integer(part) for part in text.split(",")]
-            return None if None in numbers else tuple(numbers)
+            return None if any(n is None or n < 0 for n in numbers) else tuple(numbers)
         case "str":
             return None if option.choices and text not in option.choices else text
 

@@ -4,6 +4,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
 from tranship.models.language import LanguageError, NotDivisibleError
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 
@@ -45,6 +47,10 @@ class Problems:
             yield
         except ImpossibleError as error:
             self.add(Diagnostic(error.code, error.message, help=hint or error.hint))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+            self.add(Diagnostic("TS759", message, Location(file, pointer)))
         except NotDivisibleError as error:
             own = str(error).startswith(("rows = ", "columns = "))
             message = f"{error}, of {what}" if own and what else str(error)
