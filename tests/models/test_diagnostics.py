@@ -145,6 +145,10 @@ def test_constraints_of_frameworks(
     assert message in next(one for one in diagnostics if one.code == "TS754").message
 
 
+def test_sglang_drops_biases_of_mlps(tmp_path: Path):
+    assert only(found(tmp_path, "llama", "sglang", mlp_bias=True)).code == "TS754"
+
+
 def test_sglang_leaves_some_tied_heads_unwritten(tmp_path: Path):
     diagnostic = only(found(tmp_path, "qwen3_moe", "sglang", tie_word_embeddings=True))
     assert diagnostic.code == "TS754"

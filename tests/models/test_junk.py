@@ -30,7 +30,9 @@ def outcome(request: Request) -> None:
     assert found <= set(known_codes())
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_any_config_and_options_are_declared_or_diagnosed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

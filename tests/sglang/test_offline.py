@@ -40,7 +40,7 @@ def comparable(record: BufferRecord) -> BufferRecord:
         ("qwen3", True, 1, 1, 0, {}, {}),
         ("qwen3", True, 4, 1, 3, {}, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
         ("qwen3", False, 2, 1, 1, {}, {"attention_bias": True}),
-        ("llama", False, 2, 1, 1, {}, {}),
+        ("llama", False, 2, 1, 1, {}, {"attention_bias": True, "head_dim": 64}),
         ("qwen3_moe", True, 4, 2, 2, {}, {}),
         ("qwen3_moe", True, 4, 4, 3, {"dp_size": 4, "enable_dp_attention": True}, {}),
         ("qwen3_moe", False, 2, 1, 1, {}, {}),
