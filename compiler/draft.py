@@ -6,7 +6,7 @@ from tranship.compiler.inputs import BLANK_DIGEST, Inputs, draft_side
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
 from tranship.schema.moves import Moves, edge_moves
-from tranship.schema.plan import Edge, Round, Seats, Slot, Staging, TransferPlan
+from tranship.schema.plan import Edge, Round, Seats, Staging, TransferPlan
 
 
 def draft_plan(
@@ -18,7 +18,7 @@ def draft_plan(
         options=BLANK_DIGEST,
         sender=draft_side(inputs.sender),
         receiver=draft_side(inputs.receiver),
-        staging=Staging(budget=0, slots=(Slot(offset=0, size=0),)),
+        staging=Staging(budget=0, slots=()),
         rounds=(Round(slot=0),),
         edges=tuple(edges),
         schedule=dict(schedule or {}),

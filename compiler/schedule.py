@@ -22,7 +22,7 @@ from tranship.schema.expression import IntArray, evaluate, parse
 from tranship.schema.flows import traffic
 from tranship.schema.mesh import table_arrays
 from tranship.schema.moves import index_grid
-from tranship.schema.plan import Edge, Round, Slot, Staging, TransferPlan
+from tranship.schema.plan import Edge, Round, Slot, Span, Staging, TransferPlan
 from tranship.schema.wire import ALIGNMENT
 
 SLOTS = 2
@@ -224,19 +224,20 @@ def _in_division(edge: Edge, division: Division, number: int, base: str) -> Edge
 def _with_staging(
     inputs: Inputs, edges: tuple[Edge, ...], tables: dict[str, tuple[int, ...]], capacity: int
 ) -> Scheduled:
-    """Two slots of the size that the largest round needs, used in turns."""
+    """Two slots, used in turns, of the size that the largest round needs on each side."""
     draft = draft_plan(inputs, edges, tables)
     last = tuple(_last_round(draft, edge) for edge in edges)
     count = max(last, default=0) + 1
     rounds = tuple(
         Round(slot=n % SLOTS, after=(n - SLOTS,) if n >= SLOTS else ()) for n in range(count)
     )
-    use = traffic(draft.model_copy(update={"rounds": rounds}), edges).slot_use()
-    size = int(use.max(initial=0))
-    assert size <= capacity, "every round was filled up to the capacity only"
-    slots = tuple(Slot(offset=k * size, size=size) for k in range(min(SLOTS, count)))
-    budget = inputs.options.staging_bytes
-    return Scheduled(edges, tables, rounds, Staging(budget=budget, slots=slots), last)
+    found = traffic(draft.model_copy(update={"rounds": rounds}), edges)
+    sizes = [int(table.max(initial=0)) for table in (found.sender, found.receiver)]
+    assert max(sizes) <= capacity, "every round was filled up to the capacity only"
+    regions = [[Span(offset=k * size, size=size) for k in range(SLOTS)] for size in sizes]
+    slots = [Slot(sender=own, receiver=other) for own, other in zip(*regions, strict=True)]
+    staging = Staging(budget=inputs.options.staging_bytes, slots=tuple(slots[:count]))
+    return Scheduled(edges, tables, rounds, staging, last)
 
 
 def _last_round(plan: TransferPlan, edge: Edge) -> int:

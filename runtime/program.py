@@ -107,15 +107,15 @@ def program(plan: TransferPlan, side: Side, rank: int) -> Program:
     dims = table_dims(plan)
     batch = join_batches(_batches(plan, side, traffic, buffers, dims), dims)
     fills = _fills(plan, rank, buffers, dims) if side is Side.RECEIVER else blank_jobs(0, dims)
-    slots = plan.staging.slots
+    regions = [slot.of(side) for slot in plan.staging.slots]
     return Program(
         side=side,
         rank=rank,
-        rounds=tuple(_round(plan, n, traffic, batch) for n in range(len(plan.rounds))),
+        rounds=tuple(_round(plan, side, n, traffic, batch) for n in range(len(plan.rounds))),
         fills=fills,
         derived=_derived(plan, rank) if side is Side.RECEIVER else (),
         buffers=tuple(buffers.uses),
-        staging_bytes=max((slot.offset + slot.size for slot in slots), default=0),
+        staging_bytes=max((region.offset + region.size for region in regions), default=0),
     )
 
 
@@ -210,8 +210,10 @@ def _require_unit_steps(edge: Edge, lane: Lane) -> None:
         raise ValueError(f"{edge.tensor!r} has scales and moves in steps {lane.moves.region.step}")
 
 
-def _round(plan: TransferPlan, number: int, traffic: _Traffic, batch: Batch) -> RoundProgram:
-    slot = plan.staging.slots[plan.rounds[number].slot]
+def _round(
+    plan: TransferPlan, side: Side, number: int, traffic: _Traffic, batch: Batch
+) -> RoundProgram:
+    slot = plan.staging.slots[plan.rounds[number].slot].of(side)
     low, high = np.searchsorted(traffic.round, [number, number + 1]).tolist()
     messages = traffic.messages[low:high]
     if messages and messages[-1].offset + messages[-1].size > slot.size:

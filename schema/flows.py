@@ -82,10 +82,6 @@ class Traffic:
     receiver: IntArray
     moves: int
 
-    def slot_use(self) -> IntArray:
-        """For every round, the most staging bytes that one rank of either side needs."""
-        return np.maximum(self.sender.max(axis=1, initial=0), self.receiver.max(axis=1, initial=0))
-
 
 def stream(plan: TransferPlan, edge: Edge, apart: Collection[str] = ()) -> Stream:
     """Find what an edge moves, telling apart the values of the indices in `apart`.

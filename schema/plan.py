@@ -20,6 +20,7 @@ from tranship.schema.manifest import (
     LiteralInt,
     Name,
     Reason,
+    Side,
     Size,
     TemplateText,
 )
@@ -149,11 +150,22 @@ class Round(Frozen):
     after: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] = ()
 
 
-class Slot(Frozen):
-    """A region of every rank's staging memory, in bytes."""
+class Span(Frozen):
+    """Bytes of a rank's staging memory."""
 
     offset: Size
     size: Size
+
+
+class Slot(Frozen):
+    """Where a round is staged: a region of every sender's memory, and one of every receiver's."""
+
+    sender: Span
+    receiver: Span
+
+    def of(self, side: Side) -> Span:
+        """The region on ranks of one side."""
+        return self.sender if side is Side.SENDER else self.receiver
 
 
 class Staging(Frozen):

@@ -183,16 +183,3 @@ def slot_offsets(messages: Sequence[Message], *, of_sender: bool) -> list[int]:
         offsets.append(next_free.get(key, 0))
         next_free[key] = offsets[-1] + message.size
     return offsets
-
-
-def slot_use(messages: Sequence[Message]) -> dict[int, int]:
-    """For every round, the most staging bytes that one rank of either side needs."""
-    use: dict[tuple[int, str, int], int] = {}
-    for message in messages:
-        for side, rank in (("sender", message.sender), ("receiver", message.receiver)):
-            key = (message.round, side, rank)
-            use[key] = use.get(key, 0) + message.size
-    worst: dict[int, int] = {}
-    for (number, _, _), size in use.items():
-        worst[number] = max(worst.get(number, 0), size)
-    return worst

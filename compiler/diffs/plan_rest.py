@@ -56,8 +56,7 @@ def staging_changes(old: TransferPlan, new: TransferPlan) -> Iterator[Change]:
         budgets = f"{old.staging.budget:,}", f"{new.staging.budget:,}"
         pointer = "/staging/budget"
         yield Change("staging.budget", Weight.CHANGE, "bytes per rank", *budgets, pointer=pointer)
-    slots = [[(slot.offset, slot.size) for slot in plan.staging.slots] for plan in (old, new)]
-    if slots[0] != slots[1]:
+    if old.staging.slots != new.staging.slots:
         sizes = _sizes(old), _sizes(new)
         yield Change(
             "staging.slots", Weight.CHANGE, "bytes per rank", *sizes, pointer="/staging/slots"
@@ -85,7 +84,8 @@ def _seats(plan: TransferPlan) -> str | None:
 
 
 def _sizes(plan: TransferPlan) -> str:
-    return ", ".join(f"{slot.size:,}" for slot in plan.staging.slots) or "none"
+    texts = (f"{slot.sender.size:,} and {slot.receiver.size:,}" for slot in plan.staging.slots)
+    return ", ".join(texts) or "none"
 
 
 def unused_changes(old: TransferPlan, new: TransferPlan) -> Iterator[Change]:

@@ -1,6 +1,6 @@
 """The rounds and the bytes of a whole plan, for all ranks and index values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from tranship.compiler.proofs.report import at, refuse
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
 from tranship.schema.flows import add_at, place_rounds, received, sent, stream
+from tranship.schema.manifest import Side
 from tranship.schema.moves import grid_size
 from tranship.schema.plan import Edge, TransferPlan
 
@@ -20,12 +21,12 @@ MAX_PLACES = 2**28
 class Counted:
     """For every edge the rounds in which it moves something; the staging bytes of every round.
 
-    `use` `[rounds]` is the most that one rank of either side stages, of the rounds of the list.
+    `use` `[rounds]` is the most that one rank of a side stages, of the rounds of the list.
     `unreadable` are edges whose round or turn has no value.
     """
 
     rounds: dict[int, tuple[int, ...]]
-    use: IntArray
+    use: Mapping[Side, IntArray]
     unreadable: tuple[Diagnostic, ...]
 
 
@@ -43,7 +44,7 @@ def count(plan: TransferPlan, numbers: Iterable[int]) -> Counted:
         except (ValueError, KeyError, OverflowError) as error:
             place = f"/edges/{number}"
             problems.append(refuse("TS602", f"{place} cannot be read: {error}", at(place)))
-    use = np.maximum(*(table.max(axis=1, initial=0) for table in tables))
+    use = {side: table.max(axis=1, initial=0) for side, table in zip(Side, tables, strict=True)}
     return Counted(rounds, use, tuple(problems))
 
 

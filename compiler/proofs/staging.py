@@ -16,6 +16,7 @@ from tranship.compiler.proofs.evidence import Case
 from tranship.compiler.proofs.report import at, refuse
 from tranship.compiler.proofs.waiting import unordered_rounds
 from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.manifest import Side
 from tranship.schema.wire import ALIGNMENT
 
 
@@ -46,25 +47,29 @@ def _in_budget(case: Case) -> Iterator[Diagnostic]:
             staging.budget,
         )
     for number, slot in enumerate(staging.slots):
-        place = at(f"/staging/slots/{number}")
-        if slot.offset + slot.size > staging.budget:
-            message = f"slot {number} ends outside of the staging memory"
-            end = slot.offset + slot.size
-            yield refuse("TS661", message, place, f"at most {staging.budget}", end)
-        if slot.offset % ALIGNMENT:
-            message = f"slot {number} does not start at a multiple of {ALIGNMENT} bytes"
-            yield refuse("TS663", message, place, found=slot.offset)
+        for side in Side:
+            region = slot.of(side)
+            place, what = at(f"/staging/slots/{number}/{side}"), f"slot {number} of the {side}s"
+            if region.offset + region.size > staging.budget:
+                message = f"{what} ends outside of the staging memory"
+                end = region.offset + region.size
+                yield refuse("TS661", message, place, f"at most {staging.budget}", end)
+            if region.offset % ALIGNMENT:
+                message = f"{what} does not start at a multiple of {ALIGNMENT} bytes"
+                yield refuse("TS663", message, place, found=region.offset)
 
 
 def _large_enough(case: Case) -> Iterator[Diagnostic]:
     """TS660: rounds without a slot, or with too small a one."""
-    plan, needed = case.plan, case.counted.use.tolist()
+    plan = case.plan
     for number, round_ in enumerate(plan.rounds):
         place = at(f"/rounds/{number}/slot")
         if round_.slot >= len(plan.staging.slots):
             yield refuse("TS660", f"round {number} has no slot {round_.slot}", place)
             continue
-        size = plan.staging.slots[round_.slot].size
-        if needed[number] > size:
-            message = f"slot {round_.slot} is too small for the messages of round {number}"
-            yield refuse("TS660", message, place, f"{needed[number]} bytes", f"{size} bytes")
+        for side, use in case.counted.use.items():
+            needed, size = int(use[number]), plan.staging.slots[round_.slot].of(side).size
+            if needed > size:
+                what = f"slot {round_.slot} of the {side}s"
+                message = f"{what} is too small for the messages of round {number}"
+                yield refuse("TS660", message, place, f"{needed} bytes", f"{size} bytes")

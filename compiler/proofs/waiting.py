@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from tranship.schema.manifest import Side
 from tranship.schema.plan import Slot, TransferPlan
 
 
@@ -33,8 +34,12 @@ def _ancestors(plan: TransferPlan) -> list[int]:
 
 
 def _share(first: Slot, second: Slot) -> bool:
-    end = min(first.offset + first.size, second.offset + second.size)
-    return max(first.offset, second.offset) < end
+    """Whether two slots have memory in common on either side."""
+    for side in Side:
+        one, two = first.of(side), second.of(side)
+        if max(one.offset, two.offset) < min(one.offset + one.size, two.offset + two.size):
+            return True
+    return False
 
 
 def _unordered(

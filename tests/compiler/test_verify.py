@@ -29,7 +29,16 @@ from tranship.schema.dtypes import DType
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Alias, Manifest, Piece
 from tranship.schema.moves import Moves, edge_moves
-from tranship.schema.plan import Op, Place, Round, Slot, TransferPlan, UnusedTensor, Window
+from tranship.schema.plan import (
+    Op,
+    Place,
+    Round,
+    Slot,
+    Span,
+    TransferPlan,
+    UnusedTensor,
+    Window,
+)
 
 Change = Callable[[TransferPlan], TransferPlan]
 
@@ -111,7 +120,8 @@ def staged(*slots: tuple[int, int]) -> Change:
     """Give the plan other slots: offsets and sizes."""
 
     def change(plan: TransferPlan) -> TransferPlan:
-        new = tuple(Slot(offset=offset, size=size) for offset, size in slots)
+        regions = [Span(offset=offset, size=size) for offset, size in slots]
+        new = tuple(Slot(sender=region, receiver=region) for region in regions)
         return plan.model_copy(update={"staging": plan.staging.model_copy(update={"slots": new})})
 
     return change

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from tests.mutants.editing import operator, pick, plus, replaced, with_edge, without
-from tranship.schema.manifest import IntExpression
-from tranship.schema.plan import Round, Slot, TransferPlan, UnusedTensor
+from tranship.schema.manifest import IntExpression, Side
+from tranship.schema.plan import Round, Span, TransferPlan, UnusedTensor
 
 
 @operator("TS650", "TS651", "TS653", "TS647", "TS660", "TS622", "TS610")
@@ -84,12 +84,14 @@ def restage(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
         return plan.model_copy(update={"rounds": rounds}) if rounds else None
     number = data.draw(st.integers(0, len(staging.slots) - 1))
     slots = list(staging.slots)
-    old = slots[number]
+    side = data.draw(st.sampled_from(Side))
+    old = slots[number].of(side)
     if choice == "size":
-        slots[number] = Slot(offset=old.offset, size=old.size // data.draw(st.integers(2, 8)))
+        new = Span(offset=old.offset, size=old.size // data.draw(st.integers(2, 8)))
     else:
         offset = data.draw(st.sampled_from([0, 128, 256, staging.budget - 128, staging.budget]))
-        slots[number] = Slot(offset=offset, size=old.size)
+        new = Span(offset=offset, size=old.size)
+    slots[number] = slots[number].model_copy(update={side.value: new})
     return _staged(plan, slots=tuple(slots))
 
 

@@ -45,8 +45,9 @@ def _placed(plan: TransferPlan, number: int, sizes: dict[tuple[str, int], int]) 
     slot = plan.rounds[number].slot
     if slot >= len(plan.staging.slots):
         return {end: (-1, -1) for end in sizes}
-    first = plan.staging.slots[slot].offset
-    return {end: (first, first + size) for end, size in sizes.items()}
+    found = plan.staging.slots[slot]
+    starts = {"sender": found.sender.offset, "receiver": found.receiver.offset}
+    return {end: (starts[end[0]], starts[end[0]] + size) for end, size in sizes.items()}
 
 
 def _overlaps(plan: TransferPlan, uses: Sequence[Use]) -> Iterator[str]:
@@ -55,12 +56,12 @@ def _overlaps(plan: TransferPlan, uses: Sequence[Use]) -> Iterator[str]:
         direct = {after for after in plan.rounds[number].after if after < number}
         before.append(direct.union(*(before[after] for after in direct)))
         slot = plan.rounds[number].slot
-        for first, last in use.values():
+        for (side, _), (first, last) in use.items():
             if first < 0:
                 yield "has no slot"
             elif last > plan.staging.budget:
                 yield "stages outside of its memory"
-            elif last - first > plan.staging.slots[slot].size:
+            elif last - first > getattr(plan.staging.slots[slot], side).size:
                 yield "stages more than its slot holds"
         for other in set(range(number)) - before[number]:
             for end, (first, last) in use.items():

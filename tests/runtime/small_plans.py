@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tranship.runtime.dtypes import torch_dtype
 from tranship.schema.dtypes import DType
+from tranship.schema.flows import traffic
 from tranship.schema.manifest import Side
-from tranship.schema.moves import edge_moves
 from tranship.schema.plan import (
     Edge,
     Half,
@@ -23,10 +23,10 @@ from tranship.schema.plan import (
     Round,
     ScaleHalf,
     Slot,
+    Span,
     Staging,
     TransferPlan,
 )
-from tranship.schema.wire import pack_messages, slot_use
 
 Ints = tuple[int, ...]
 Block = tuple[int | Literal["all"], ...]
@@ -205,13 +205,17 @@ def whole_plan(edges: Sequence[Edge], *, rounds: int = 1, **rest: Any) -> Transf
         edges=tuple(edges),
         **rest,
     )
-    use = slot_use(pack_messages(edges, [edge_moves(draft, n) for n in range(len(edges))])[1])
-    slots: list[Slot] = []
-    for number in range(rounds):
-        start = slots[-1].offset + slots[-1].size if slots else 0
-        slots.append(Slot(offset=start, size=use.get(number, 0)))
-    budget = sum(slot.size for slot in slots)
+    found = traffic(draft, edges)
+    tables = (found.sender, found.receiver)
+    regions = [_in_a_row(table.max(axis=1, initial=0).tolist()) for table in tables]
+    slots = [Slot(sender=own, receiver=other) for own, other in zip(*regions, strict=True)]
+    budget = max(sum(region.size for region in side) for side in regions)
     return draft.model_copy(update={"staging": Staging(budget=budget, slots=tuple(slots))})
+
+
+def _in_a_row(sizes: list[int]) -> list[Span]:
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    return [Span(offset=start, size=size) for start, size in zip(starts, sizes, strict=True)]
 
 
 # --- memory -------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from tranship.schema.plan import (
     Round,
     Seats,
     Slot,
+    Span,
     Staging,
     TransferPlan,
 )
@@ -163,16 +164,18 @@ def test_both_ends_agree_on_every_message() -> None:
 
 def test_rounds_may_share_a_slot() -> None:
     made = layered_plan()
-    staging = Staging(budget=1024, slots=(Slot(offset=256, size=512),))
+    slot = Slot(sender=Span(offset=256, size=512), receiver=Span(offset=0, size=640))
+    staging = Staging(budget=1024, slots=(slot,))
     shared = (Round(slot=0), Round(slot=0, after=(0,)))
     made = made.model_copy(update={"staging": staging, "rounds": shared})
     run(made, *layered_memory())
-    own = program(made, Side.RECEIVER, 0)
-    assert own.staging_bytes == 768
-    assert [(one.slot_offset, one.slot_size, one.after) for one in own.rounds] == [
-        (256, 512, ()),
-        (256, 512, (0,)),
-    ]
+    for side, offset, size in ((Side.SENDER, 256, 512), (Side.RECEIVER, 0, 640)):
+        own = program(made, side, 0)
+        assert own.staging_bytes == offset + size
+        assert [(one.slot_offset, one.slot_size, one.after) for one in own.rounds] == [
+            (offset, size, ()),
+            (offset, size, (0,)),
+        ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.runtime.small_plans import Holding, Scaling, box, edge, in_blocks, pl
 from tranship.runtime.program import program
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Side
-from tranship.schema.plan import Op, Place, Slot, Staging
+from tranship.schema.plan import Op, Place, Slot, Span, Staging
 
 SHAPE = (12, 8)
 WHOLE = box((0, 0), SHAPE)
@@ -82,6 +82,7 @@ def test_a_buffer_has_one_dtype() -> None:
 
 def test_messages_must_fit_their_slot() -> None:
     made = plan(PLAIN, PLAIN, [edge(PLAIN, PLAIN, op=Op.COPY)])
-    small = Staging(budget=1024, slots=(Slot(offset=0, size=256),))
+    slot = Slot(sender=Span(offset=0, size=256), receiver=Span(offset=0, size=512))
+    small = Staging(budget=1024, slots=(slot,))
     with pytest.raises(ValueError, match="round 0 exceed"):
         program(made.model_copy(update={"staging": small}), Side.SENDER, 0)

@@ -9,7 +9,7 @@ from tranship.cli.layout import HEAD, NAME, PLACE, count, flow, index_parts, siz
 from tranship.cli.notation import region_text
 from tranship.cli.show_edge import edge_lines, field, place_text
 from tranship.schema.expression import variables
-from tranship.schema.manifest import IntExpression
+from tranship.schema.manifest import IntExpression, Side
 from tranship.schema.moves import index_grid
 from tranship.schema.plan import DerivedStep, Edge, FillEdge, Op, PlanSide, TransferPlan
 from tranship.schema.template import parse_template
@@ -100,9 +100,11 @@ def _members(edge: Edge) -> list[tuple[int, ...]]:
 
 def round_parts(plan: TransferPlan) -> Iterator[str]:
     """Say how many rounds there are and what they stage, and their order if it is unusual."""
-    slots = [slot.size for slot in plan.staging.slots]
+    slots = plan.staging.slots
     yield f"{len(plan.rounds):,} in {count(len(slots), 'staging slot')}"
-    yield f"{size_text(sum(slots))} of at most {size_text(plan.staging.budget)} on each rank"
+    sender, receiver = (size_text(sum(slot.of(side).size for slot in slots)) for side in Side)
+    held = f"{sender} on each sender, {receiver} on each receiver"
+    yield f"{held}, of at most {size_text(plan.staging.budget)}"
     usual = [
         number
         for number, one in enumerate(plan.rounds)

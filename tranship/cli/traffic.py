@@ -28,7 +28,8 @@ class Traffic:
     receiver_mean: int
     moves: int
     rounds: int
-    staging: int
+    sender_staging: int
+    receiver_staging: int
 
 
 def traffic_of(plan: TransferPlan) -> Traffic:
@@ -54,7 +55,8 @@ def traffic_of(plan: TransferPlan) -> Traffic:
         int(receiver.sum()) // len(receiver),
         moves,
         len(plan.rounds),
-        sum(slot.size for slot in plan.staging.slots),
+        sum(slot.sender.size for slot in plan.staging.slots),
+        sum(slot.receiver.size for slot in plan.staging.slots),
     )
 
 
@@ -73,7 +75,8 @@ def traffic_rows(old: Traffic, new: Traffic) -> Iterator[tuple[str, str, str]]:
     yield "mean of receivers", size_text(old.receiver_mean), size_text(new.receiver_mean)
     yield "moves", f"{old.moves:,}", f"{new.moves:,}"
     yield "rounds", f"{old.rounds:,}", f"{new.rounds:,}"
-    yield "staging on each rank", size_text(old.staging), size_text(new.staging)
+    yield "staging of senders", size_text(old.sender_staging), size_text(new.sender_staging)
+    yield "staging of receivers", size_text(old.receiver_staging), size_text(new.receiver_staging)
 
 
 def traffic_members(old: Traffic, new: Traffic) -> dict[str, Json]:
