@@ -263,13 +263,25 @@ def _nameless(side: Side, readers: Sequence[Reader], mesh: PlanSide) -> dict[str
         and len({reader.at.get(axis) for reader in own}) == 1
         and len(variables(own[0].at[axis])) <= 1
     ]
-    others = sorted({axis for reader in own for axis in reader.at} - set(conditions) | read)
-    fixed = [every[axis] for axis in others if axis in every]
+    others = {axis for reader in own for axis in reader.at} - set(conditions) | read
+    return _independent(every, conditions, others)
+
+
+def _independent(
+    every: Environment, conditions: Sequence[str], others: AbstractSet[str]
+) -> dict[str, IntArray]:
+    """The conditions' axes with their coordinates, of which each occurs with all those of others.
+
+    An axis that depends on others is one of these: nothing must be exchanged beside it.
+    """
+    fixed = [every[axis] for axis in sorted(others) if axis in every]
     found: dict[str, IntArray] = {}
     for axis in sorted(conditions):
         values: IntArray = np.unique(every[axis])
-        if _count([*fixed, every[axis]]) == _count(fixed) * len(values):
-            found[axis] = values
+        if _count([*fixed, every[axis]]) < _count(fixed) * len(values):
+            left = [other for other in conditions if other != axis]
+            return _independent(every, left, others | {axis})
+        found[axis] = values
         fixed.append(every[axis])
     return found
 

@@ -144,16 +144,15 @@ def _formula(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
         message = f"edge {reading.number} quantizes by no known formula"
         yield refuse("TS642", message, place, ", ".join(FORMULAS), edge.formula or "none")
         return
-    scales = edge.receiver.scale
-    number = int(reading.receiver.buffer[0]) if len(reading.receiver.buffer) else None
-    encoding = evidence.receiver.buffers[number].encoding if number is not None else None
-    powers = (encoding is not None and encoding.scale_values == "power_of_two") or (
-        scales is not None and scales.dtype is DType.F8E8M0FNU
-    )
+    known, scales = evidence.receiver.buffers, edge.receiver.scale
+    accepted = {known[n].encoding.scale_values for n in distinct(reading.receiver.buffer)}
+    exponents = scales is not None and scales.dtype is DType.F8E8M0FNU
+    powers = exponents or "power_of_two" in accepted
+    free = not exponents and accepted != {"power_of_two"}
     if powers and not FORMULAS[edge.formula].power_of_two:
         message = "the receiver takes powers of two only as scales"
         yield refuse("TS642", message, place, "power_of_two", edge.formula)
-    elif not powers and evidence.options and edge.formula != evidence.options.formula:
+    elif free and evidence.options and edge.formula != evidence.options.formula:
         message = "the options ask for another formula"
         yield refuse("TS642", message, place, evidence.options.formula, edge.formula)
 

@@ -4,6 +4,7 @@ What an edge means is in `schema/moves.py`. Here every instance of its halves is
 declaration; later proofs then speak of declared pieces, whatever the plan says of them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +20,7 @@ from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.dtypes import DType
 from tranship.schema.expression import IntArray, Value, evaluate, parse
 from tranship.schema.manifest import Side
-from tranship.schema.mesh import table_arrays
+from tranship.schema.mesh import RANK, table_arrays
 from tranship.schema.moves import (
     Instances,
     Moves,
@@ -267,6 +268,9 @@ def names_of(
 def _instances(
     half: Half, indices: Mapping[str, str], side: PlanSide, ranks: IntArray
 ) -> Instances:
+    names = Counter([*indices, *half.indices, *(axis.name for axis in side.axes), RANK])
+    if names.total() > len(names):
+        raise UnreadableError(f"{names.most_common(1)[0][0]!r} names two things")
     if grid_size(indices) * grid_size(half.indices) * len(ranks) > MAX_ROWS:
         raise UnreadableError(f"it has more than {MAX_ROWS} possible instances")
     return half_instances(half, indices, side, ranks)

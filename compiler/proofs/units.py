@@ -8,7 +8,8 @@ or enter as values of their own:
 
 - Names of buffers only say which is meant. Linked names (`links.py`) agree for all values or none,
   since a manifest gives no two buffers of a rank one name.
-- The turn of an edge says which of several equal holders sends. Bytes are added up for all ranks.
+- The turn of an edge says which of several equal holders sends. Bytes are added up for all ranks,
+  and a unit in which the holders differ otherwise (`senders.py`) is not narrowed.
 - Rounds are compared within a unit only where receivers quantize, or recipes read what is written.
   Where all edges of a unit have one expression for their round, they always agree.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tranship.compiler.proofs.links import Links, Node, Scope, half_scope, link, scope_of
+from tranship.compiler.proofs.senders import senders_matter
 from tranship.schema.alike import Kinds, Reader, kinds, reader
 from tranship.schema.expression import IntArray, parse
 from tranship.schema.manifest import (
@@ -60,13 +62,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Members:
-    """The numbers of all that belongs to one unit."""
+    """The numbers of all that belongs to one unit, and whether nothing of it is narrowed."""
 
     tensors: Mapping[Side, tuple[int, ...]]
     buffers: Mapping[Side, tuple[int, ...]]
     edges: tuple[int, ...]
     fills: tuple[int, ...]
     steps: tuple[int, ...]
+    whole: bool
 
 
 def units(plan: TransferPlan, sender: Manifest, receiver: Manifest) -> Iterator[Unit]:
@@ -96,13 +99,15 @@ def _members(
     found: dict[Node, dict[Node, None]] = {}
     for node in _nodes(plan, manifests):
         found.setdefault(links.units[node], {})[node] = None
-    for nodes in found.values():
+    unnarrowed = {links.units[node] for node in links.whole}
+    for root, nodes in found.items():
         yield _Members(
             {side: _numbers(nodes, "tensor family", side) for side in Side},
             {side: _numbers(nodes, "buffer family", side) for side in Side},
             _numbers(nodes, "edge"),
             _numbers(nodes, "fill"),
             _numbers(nodes, "step"),
+            root in unnarrowed,
         )
 
 
@@ -136,6 +141,8 @@ def _narrowed(
         members.steps,
     )
     view = _View(plan, manifests, links, members)
+    if members.whole or view.senders_matter():
+        return everything
     try:
         found = view.kinds()
     except (ValueError, KeyError, OverflowError):
@@ -174,6 +181,8 @@ class _View:
         }
         lookups = {side: table_arrays(mesh.tables) for side, mesh in meshes.items()}
         if self._rounds_count():
+            if self.plan.schedule.keys() & self.plan.receiver.tables.keys():
+                raise ValueError("one table name with two meanings")
             lookups[Side.RECEIVER] |= table_arrays(self.plan.schedule)
         apart: dict[str, set[int] | None] = {}
         for variable, values in self.links.kept.items():
@@ -270,8 +279,19 @@ class _View:
     def _round_texts(self) -> Iterator[object]:
         for number in self.members.edges:
             edge = self.plan.edges[number]
-            names = self._names(scope_of(("edge", str(number)), edge.indices))
+            node = ("edge", str(number))
+            scope = scope_of(node, edge.indices)
+            names = self._names(half_scope(node, Side.RECEIVER, edge.receiver, scope))
             yield reader(Side.RECEIVER, {}, {"round": edge.round}, (), names).at["round"]
+
+    def senders_matter(self) -> bool:
+        """Whether it may matter which of several equal holders sends."""
+        edges = [self.plan.edges[number] for number in self.members.edges]
+        families = {
+            side: [self.manifests[side].buffers[number] for number in numbers]
+            for side, numbers in self.members.buffers.items()
+        }
+        return senders_matter(edges, families[Side.SENDER], families[Side.RECEIVER])
 
     def narrowed_plan(self, found: Kinds) -> TransferPlan:
         """The plan with its edges, fills and steps in this unit narrowed."""

@@ -137,6 +137,8 @@ def resize(plan: TransferPlan, data: DataObject) -> TransferPlan | None:
         return None if extent is None else with_half(plan, number, side, extent=extent)
     if field == "shape":
         shape = plan.edges[number].shape
+        if not shape:
+            return None
         dim = data.draw(st.integers(0, len(shape) - 1))
         sizes = (*shape[:dim], max(shape[dim] + by, 0), *shape[dim + 1 :])
         return with_edge(plan, number, shape=sizes)
