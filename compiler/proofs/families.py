@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from tranship.compiler.proofs.reading import names_of
+from tranship.compiler.proofs.lookup import names_of
 from tranship.schema.manifest import Manifest
 from tranship.schema.mesh import table_arrays
 from tranship.schema.moves import grid_size, index_grid

@@ -12,7 +12,8 @@ import numpy as np
 
 from tranship.compiler.proofs.declared import Declared, distinct
 from tranship.compiler.proofs.evidence import Evidence
-from tranship.compiler.proofs.reading import End, FillReading, Reading, positions
+from tranship.compiler.proofs.lookup import positions
+from tranship.compiler.proofs.reading import End, FillReading, Reading
 from tranship.compiler.proofs.report import and_more, at, at_edge, refuse
 from tranship.compiler.proofs.scale_maps import check_scales
 from tranship.compiler.proofs.tiling import Regions

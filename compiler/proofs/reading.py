@@ -12,13 +12,14 @@ from typing import TypeVar
 import numpy as np
 
 from tranship.compiler.proofs.declared import Declared, Pieces, column
+from tranship.compiler.proofs.lookup import names_of, padded, positions
 from tranship.compiler.proofs.report import at, at_edge, refuse
 from tranship.compiler.proofs.tiling import Regions, regions
 from tranship.compiler.proofs.units import Unit
 from tranship.schema.boxes import resolve_block
 from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.dtypes import DType
-from tranship.schema.expression import IntArray, Value, evaluate, parse
+from tranship.schema.expression import IntArray, evaluate, parse
 from tranship.schema.manifest import Side
 from tranship.schema.mesh import RANK, table_arrays
 from tranship.schema.moves import (
@@ -38,7 +39,6 @@ from tranship.schema.plan import (
     Op,
     PlanSide,
 )
-from tranship.schema.template import parse_template
 
 MAX_ROWS = 2**28
 """Most instances or pairs of one edge that are looked at; a larger plan is refused."""
@@ -251,20 +251,6 @@ def _tensor_names(text: str, indices: Mapping[str, str]) -> list[str]:
     return names_of(text, index_grid(indices), {}, count)
 
 
-def names_of(
-    text: str, environment: Mapping[str, Value], lookup: Mapping[str, IntArray], rows: int
-) -> list[str]:
-    """Fill a name template for every row of the environment."""
-    template = parse_template(text)
-    names = [template.texts[0]] * rows
-    for hole, literal in zip(template.holes, template.texts[1:], strict=True):
-        values = np.broadcast_to(np.asarray(evaluate(hole, environment, lookup)), (rows,))
-        names = [
-            f"{name}{value}{literal}" for name, value in zip(names, values.tolist(), strict=True)
-        ]
-    return names
-
-
 def _instances(
     half: Half, indices: Mapping[str, str], side: PlanSide, ranks: IntArray
 ) -> Instances:
@@ -323,34 +309,6 @@ def _claimed(instances: Instances, buffer: IntArray, tensor: IntArray, dims: int
         strides=padded(instances.strides, dims, 0),
         origin=padded(instances.origin, dims, 0),
     )
-
-
-def padded(values: IntArray, dims: int, padding: int) -> IntArray:
-    """`[n, d]` with columns of `padding` added on the right, up to `dims`."""
-    missing = dims - values.shape[1]
-    return np.pad(values, ((0, 0), (0, missing)), constant_values=padding) if missing else values
-
-
-def positions(wanted: IntArray, known: IntArray) -> IntArray:
-    """The row of `known` that equals each row of `wanted`; -1 for none."""
-    number = {key: row for row, key in enumerate(_keys(known))}
-    return column(number.get(key, -1) for key in _keys(wanted))
-
-
-def pairs(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
-    """All pairs (row of `left`, row of `right`) with equal keys, ordered by row of `left`."""
-    order = np.argsort(right, kind="stable")
-    low = np.searchsorted(right, left, side="left", sorter=order)
-    count = np.searchsorted(right, left, side="right", sorter=order) - low
-    row = np.repeat(np.arange(len(left)), count)
-    before = np.cumsum(count) - count
-    return row, order[np.arange(len(row)) - before[row] + low[row]]
-
-
-def _keys(rows: IntArray) -> list[bytes]:
-    size = rows.dtype.itemsize * rows.shape[1]
-    whole = np.ascontiguousarray(rows).tobytes()
-    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 def _rows(moved: Instances, instances: Instances) -> IntArray:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tranship.compiler.proofs.declared import Declared
-from tranship.compiler.proofs.reading import End, padded, pairs
+from tranship.compiler.proofs.lookup import padded, pairs
+from tranship.compiler.proofs.reading import End
 from tranship.compiler.proofs.report import and_more, box_text, refuse
 from tranship.schema.boxes import resolve_block
 from tranship.schema.diagnostics import Diagnostic, Location
