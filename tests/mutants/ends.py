@@ -74,8 +74,8 @@ def ends_of(plan: TransferPlan, edge: Edge, moves: Moves) -> Iterator[tuple[End,
 
 
 def _ends(edge: Edge, half: Half, side: PlanSide, rows: Instances, block: Ints) -> Iterator[End]:
-    names = _names(half.buffer, side, rows)
-    scale_names = _names(half.scale.buffer, side, rows) if half.scale else names
+    names = names_of(half.buffer, side, rows)
+    scale_names = names_of(half.scale.buffer, side, rows) if half.scale else names
     for row, rank in enumerate(rows.rank.tolist()):
         scale = None
         if rows.scale is not None:
@@ -99,7 +99,8 @@ def _ends(edge: Edge, half: Half, side: PlanSide, rows: Instances, block: Ints) 
         )
 
 
-def _names(text: str, side: PlanSide, rows: Instances) -> list[str]:
+def names_of(text: str, side: PlanSide, rows: Instances) -> list[str]:
+    """A name's template, filled in for every row."""
     template, lookup = parse_template(text), table_arrays(side.tables)
     columns = {name: values.tolist() for name, values in rows.environment.items()}
     return [
@@ -122,7 +123,7 @@ def fill_places(side: PlanSide, fill: FillEdge) -> Iterator[tuple[Site, int, Int
     half = _half(fill.buffer, fill, fill.sizes, fill.strides, fill.offset)
     found = half_instances(half, {}, side)
     for row, (rank, name) in enumerate(
-        zip(found.rank.tolist(), _names(fill.buffer, side, found), strict=True)
+        zip(found.rank.tolist(), names_of(fill.buffer, side, found), strict=True)
     ):
         sizes, strides = found.box.extent[row].tolist(), found.strides[row].tolist()
         yield (rank, name), int(found.offset[row]), tuple(sizes), tuple(strides)
@@ -131,7 +132,7 @@ def fill_places(side: PlanSide, fill: FillEdge) -> Iterator[tuple[Site, int, Int
 def step_places(side: PlanSide, step: DerivedStep) -> Iterator[tuple[Site, tuple[str, ...]]]:
     """Every place of a derived step: its buffer, and the names of its inputs."""
     found = half_instances(_half(step.buffer, step), {}, side)
-    names = [_names(text, side, found) for text in (step.buffer, *step.inputs)]
+    names = [names_of(text, side, found) for text in (step.buffer, *step.inputs)]
     for rank, name, *inputs in zip(found.rank.tolist(), *names, strict=True):
         yield (rank, name), tuple(inputs)
 
