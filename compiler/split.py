@@ -230,7 +230,7 @@ def _cuts(edges: Sequence[Edge], least: int) -> Iterator[list[tuple[int, int]]]:
     count, seen = max(least, 2), set[tuple[int, int]]()
     while True:
         widths = [
-            (max(-(-size // (count * max(unit, 1))), 1) * unit, dim)
+            (_even(max(-(-size // (count * max(unit, 1))), 1)) * unit, dim)
             for dim, (size, unit) in enumerate(zip(sizes, units, strict=True))
         ]
         fresh = [pair for pair in widths if 0 < pair[0] < sizes[pair[1]] and pair not in seen]
@@ -240,6 +240,12 @@ def _cuts(edges: Sequence[Edge], least: int) -> Iterator[list[tuple[int, int]]]:
         if all(width <= unit for (width, _), unit in zip(widths, units, strict=True)):
             return
         count += max(1, count // 4)
+
+
+def _even(width: int) -> int:
+    """Round down to a multiple of the largest power of two up to 64, for aligned rows."""
+    power = min(1 << (width.bit_length() - 1), 64)
+    return width // power * power
 
 
 def _with_windows(

@@ -142,7 +142,8 @@ class Readings:
 
 def read(unit: Unit, sender: Declared, receiver: Declared) -> Readings:
     """Read every edge, fill and step of a unit."""
-    plan, problems = unit.plan, list[Diagnostic]()
+    plan = unit.plan
+    problems = [_unreadable(f"/edges/{number}", why) for number, why in unit.broken.items()]
     edges = _attempt(
         [(n, plan.edges[n]) for n in unit.edges],
         "/edges",
@@ -178,9 +179,12 @@ def _attempt(
             found.append(reader(number, item))
         except (ValueError, KeyError, OverflowError) as error:
             reason = f"unknown axis {error}" if isinstance(error, KeyError) else str(error)
-            place = f"{pointer}/{number}"
-            problems.append(refuse("TS602", f"{place} cannot be read: {reason}", at(place)))
+            problems.append(_unreadable(f"{pointer}/{number}", reason))
     return tuple(found)
+
+
+def _unreadable(place: str, reason: str) -> Diagnostic:
+    return refuse("TS602", f"{place} cannot be read: {reason}", at(place))
 
 
 def _edge(unit: Unit, number: int, edge: Edge, sender: Declared, receiver: Declared) -> Reading:

@@ -15,7 +15,7 @@ or enter as values of their own:
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from tranship.schema.plan import (
     PlanSide,
     TransferPlan,
 )
+from tranship.schema.rules.plans import plan_entries
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Unit:
     """Part of a problem, narrowed: manifests, numbers of edges, fills and steps, and ranks.
 
     Edges, fills and steps are those of the narrowed `plan`, in which they keep their numbers.
+    `broken` says of edges that are left out why they cannot be read.
     """
 
     plan: TransferPlan
@@ -58,6 +60,7 @@ class Unit:
     edges: tuple[int, ...]
     fills: tuple[int, ...]
     steps: tuple[int, ...]
+    broken: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,27 @@ def _narrowed(
     try:
         found = view.kinds()
     except (ValueError, KeyError, OverflowError):
-        return everything  # what has no value is for the readings to report
+        broken = _broken(plan, members)
+        if not broken:
+            return everything
+        rest = replace(members, edges=tuple(n for n in members.edges if n not in broken))
+        return replace(_narrowed(plan, manifests, links, rest), broken=broken)
     return replace(
         everything,
         plan=view.narrowed_plan(found),
         manifests={side: view.narrowed_manifest(found, side) for side in everything.manifests},
         ranks=found.ranks,
     )
+
+
+def _broken(plan: TransferPlan, members: _Members) -> dict[int, str]:
+    """The edges of a unit that break the rules of plans, and how; no kinds can be told of them."""
+    found: dict[int, str] = {}
+    for finding in plan_entries(plan):
+        kind, number = finding.path[:2]
+        if kind == "edges" and number in members.edges:
+            found.setdefault(int(number), finding.message)
+    return found
 
 
 def _part(manifest: Manifest, members: _Members, side: Side) -> Manifest:

@@ -4,6 +4,7 @@ What a verb does is in the file of its name. Those are imported only when their 
 help and completion come at once, and only `demo` loads torch.
 """
 
+import gc
 from typing import Annotated
 
 import typer
@@ -346,4 +347,5 @@ def demo_verb() -> None:
 
 def main() -> None:
     """Run the command line and leave the process with its exit status."""
+    gc.disable()  # a command is short, and gives its memory back by ending
     app(prog_name="tranship")
