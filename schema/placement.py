@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
+from tranship.schema.expression import evaluate, parse
 from tranship.schema.manifest import Frozen, IntExpression
+from tranship.schema.mesh import RANK
 
 PLACEMENT_FORMAT = "tranship.placement/1"
 
@@ -33,3 +36,12 @@ class Placement(Frozen):
     sender: Seat
     receiver: Seat
     links: Links | None = None
+
+
+def share_hosts(placement: Placement, senders: int, receivers: int) -> bool:
+    """Whether a sender and a receiver sit on one host; else all pairs of ranks are equally far."""
+    hosts = [
+        np.unique(evaluate(parse(seat.host), {RANK: np.arange(count, dtype=np.int64)}, {}))
+        for seat, count in ((placement.sender, senders), (placement.receiver, receivers))
+    ]
+    return bool(np.isin(hosts[0], hosts[1]).any())

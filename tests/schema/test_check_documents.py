@@ -68,7 +68,10 @@ PLAN: Json = {
         "receiver": {"host": 1, "device": "rank"},
     },
     "schedule": {"rounds": [0, 1]},
-    "staging": {"budget": 4096, "slots": [{"sender": {"offset": 0, "size": 2048}, "receiver": {"offset": 0, "size": 2048}}]},
+    "staging": {
+        "budget": 4096,
+        "slots": [{"sender": {"offset": 0, "size": 2048}, "receiver": {"offset": 0, "size": 2048}}],
+    },
     "rounds": [{"slot": 0}, {"slot": 0, "after": [0]}],
     "edges": [
         {

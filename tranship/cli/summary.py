@@ -10,7 +10,7 @@ from tranship.schema.canonical import Json
 from tranship.schema.expression import IntArray, evaluate, parse
 from tranship.schema.flows import lanes, received, sent, stream
 from tranship.schema.manifest import Side
-from tranship.schema.placement import Links, Placement, Seat
+from tranship.schema.placement import Links, Placement, Seat, share_hosts
 from tranship.schema.plan import TransferPlan
 
 
@@ -61,21 +61,23 @@ def summarize(plan: TransferPlan, placement: Placement | None) -> Summary:
     receiver = np.zeros(plan.receiver.world_size, dtype=np.int64)
     moves, pairs = 0, list[_Traffic]()
     links = placement.links if placement else None
+    meet = placement and share_hosts(placement, len(sender), len(receiver))
     for edge in plan.edges:
         part = stream(plan, edge)
         for table, share in ((sender, sent(plan, edge, part)), (receiver, received(part))):
             np.add.at(table, share.rank, share.size)
         moves += part.moves
-        if links:
+        if links and meet:
             found = lanes(plan, edge, part)
             pairs.append(_Traffic(found.sender, found.receiver, found.size))
-    return Summary(
-        moves,
-        int(sender.sum()),
-        _load(sender),
-        _load(receiver),
-        _bound(_together(pairs), placement, links) if placement and links and pairs else None,
-    )
+    bound = None
+    if placement and links and moves:
+        bound = (
+            _bound(_together(pairs), placement, links)
+            if pairs
+            else _network_bound(placement, links, sender, receiver)
+        )
+    return Summary(moves, int(sender.sum()), _load(sender), _load(receiver), bound)
 
 
 def _load(total: IntArray) -> Load:
@@ -111,6 +113,26 @@ def _bound(traffic: _Traffic, placement: Placement, links: Links) -> Bound | Non
         if chosen.any()
     ]
     return max(bounds, key=lambda bound: bound.seconds, default=None)
+
+
+def _network_bound(
+    placement: Placement, links: Links, sender: IntArray, receiver: IntArray
+) -> Bound:
+    """Find the link that needs longest where no two ranks share a host; bytes by rank."""
+    bounds = [
+        _slowest(
+            _seats(seat, np.arange(len(sizes), dtype=np.int64)),
+            sizes,
+            links.network_gb_per_s,
+            "network",
+            side,
+        )
+        for seat, sizes, side in (
+            (placement.sender, sender, Side.SENDER),
+            (placement.receiver, receiver, Side.RECEIVER),
+        )
+    ]
+    return max(bounds, key=lambda bound: bound.seconds)
 
 
 def _slowest(seats: IntArray, sizes: IntArray, rate: float, link: str, side: Side) -> Bound:
