@@ -21,12 +21,12 @@ import numpy as np
 
 from tranship.compiler.proofs.links import Links, Node, Scope, half_scope, link, scope_of
 from tranship.compiler.proofs.senders import senders_matter
+from tranship.compiler.proofs.values import clashes, half_values, piece_values
 from tranship.schema.alike import Kinds, Reader, kinds, reader
-from tranship.schema.expression import IntArray, parse
+from tranship.schema.expression import IntArray
 from tranship.schema.manifest import (
     BufferFamily,
     Fill,
-    IntExpression,
     Manifest,
     Piece,
     Side,
@@ -37,7 +37,6 @@ from tranship.schema.plan import (
     DerivedStep,
     Edge,
     FillEdge,
-    Half,
     Op,
     Place,
     PlanSide,
@@ -259,7 +258,7 @@ class _View:
                 side,
                 {**buffer.indices, **piece.indices},
                 {**buffer.at, **piece.at},
-                (*_piece_values(piece), *_clashes(buffer.at, piece.at)),
+                (*piece_values(piece), *clashes(buffer.at, piece.at)),
                 self._names(own),
             )
         for place, fill in enumerate(buffer.fills):
@@ -268,7 +267,7 @@ class _View:
                 side,
                 {**buffer.indices, **fill.indices},
                 {**buffer.at, **fill.at},
-                (fill.offset, *fill.sizes, *fill.strides, *_clashes(buffer.at, fill.at)),
+                (fill.offset, *fill.sizes, *fill.strides, *clashes(buffer.at, fill.at)),
                 self._names(own),
             )
 
@@ -283,7 +282,7 @@ class _View:
         ):
             names = self._names(half_scope(node, side, half, scope))
             indices = {**edge.indices, **half.indices}
-            yield reader(side, indices, half.at, (*_half_values(half), *more), names)
+            yield reader(side, indices, half.at, (*half_values(half), *more), names)
 
     def _rounds_count(self) -> bool:
         """Whether the proofs compare rounds of this unit that may differ."""
@@ -391,24 +390,3 @@ class _View:
         own = {self._root(scope[name]): text for name, text in indices.items()}
         narrowed = found.narrowed(own)
         return {name: narrowed[self._root(scope[name])] for name in indices}
-
-
-def _piece_values(piece: Piece) -> tuple[IntExpression, ...]:
-    parts = (piece.strides or (), piece.origin or ())
-    return (*piece.start, *piece.extent, piece.offset, *parts[0], *parts[1])
-
-
-def _half_values(half: Half) -> Iterator[IntExpression]:
-    yield from (*half.start, *half.extent, half.offset, *half.strides, *(half.origin or ()))
-    if half.scale is not None:
-        scale = half.scale
-        yield from (*scale.start, *scale.extent, scale.offset, *scale.strides)
-
-
-def _clashes(
-    buffer: Mapping[str, IntExpression], own: Mapping[str, IntExpression]
-) -> Iterator[IntExpression]:
-    """Axes that a buffer and its piece limit differently, and by what."""
-    for axis in buffer.keys() & own.keys():
-        if parse(buffer[axis]) != parse(own[axis]):
-            yield from (axis, buffer[axis], own[axis])
