@@ -17,7 +17,7 @@ from tranship.compiler.inputs import Inputs
 from tranship.compiler.split import Division, Wave, divide
 from tranship.compiler.usage import Usage, usage_of
 from tranship.schema import indexset
-from tranship.schema.diagnostics import DiagnosticError
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.expression import IntArray, evaluate, parse
 from tranship.schema.flows import traffic
 from tranship.schema.mesh import table_arrays
@@ -139,22 +139,34 @@ def _divided(
     """Rounds of waves that do not fit one; of single layers where even divided waves do not."""
     single = [[value] for wave in waves for value in wave]
     attempts = [waves, single] if len(waves) < len(single) else [single]
-    division, chosen_waves = Division(0, {}), waves
-    for chosen_waves in attempts:
-        division = divide(inputs, edges, chosen, _wave(name, chosen_waves), capacity)
+    problems: list[Diagnostic] = []
+    for attempt in attempts:
+        wave = _wave(name, attempt)
+        division = divide(inputs, edges, chosen, wave, capacity)
         if division.problem is None:
-            break
-    if division.problem is not None:
-        raise DiagnosticError([division.problem])
-    numbered = list(enumerate(chosen_waves))
-    base = {v: first_round + k * division.rounds for k, wave in numbered for v in wave}
+            return _in_waves(edges, chosen, name, attempt, wave, division, first_round)
+        problems.append(division.problem)
+    raise DiagnosticError(problems[-1:])
+
+
+def _in_waves(
+    edges: Sequence[Edge],
+    chosen: Sequence[int],
+    name: str,
+    waves: Sequence[Sequence[int]],
+    wave: Wave,
+    division: Division,
+    first_round: int,
+) -> _Placed:
+    """Give every wave as many rounds as the division takes, one wave after another."""
+    numbered = list(enumerate(waves))
+    base = {v: first_round + k * division.rounds for k, own in numbered for v in own}
     tables = {f"round_by_{name}": _table(base)}
-    shift = _wave(name, chosen_waves).shift
-    if any(shift and shift in part.term for part in division.parts.values()):
+    if any(wave.shift and wave.shift in part.term for part in division.parts.values()):
         tables[f"shift_by_{name}"] = _table({v: k for _, w in numbered for k, v in enumerate(w)})
     text = f"round_by_{name}[{name}]"
     found = {n: _in_division(edges[n], division, n, text) for n in chosen}
-    return _Placed(found, tables, first_round + len(chosen_waves) * division.rounds)
+    return _Placed(found, tables, first_round + len(waves) * division.rounds)
 
 
 def _wave(name: str, waves: Sequence[Sequence[int]]) -> Wave:

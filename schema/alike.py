@@ -23,7 +23,6 @@ from tranship.schema.expression import (
     IntArray,
     Lookup,
     Operation,
-    Value,
     Variable,
     evaluate,
     parse,
@@ -34,7 +33,7 @@ from tranship.schema.manifest import IntExpression, Side
 from tranship.schema.mesh import RANK, coordinates
 from tranship.schema.moves import Environment
 from tranship.schema.plan import PlanSide
-from tranship.schema.rows import number_rows
+from tranship.schema.rows import number_rows, spread
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def index_groups(
         for part in largest_parts(parse(entry), name)
     }
     columns = [
-        spread(evaluate(part, {name: members}, lookups[side]), members) for side, part in parts
+        spread(evaluate(part, {name: members}, lookups[side]), len(members)) for side, part in parts
     ]
     return grouped(members, number_rows(columns, len(members)))
 
@@ -177,11 +176,6 @@ def rank_groups(mesh: PlanSide, read: AbstractSet[str]) -> Grouped:
     every = coordinates(mesh.axes, ranks)
     number = number_rows([every[axis] for axis in sorted(read & every.keys())], len(ranks))
     return grouped(ranks, number)
-
-
-def spread(value: Value, rows: IntArray) -> IntArray:
-    """Repeat a value that does not depend on the row."""
-    return np.full_like(rows, value) if isinstance(value, int) else value
 
 
 def largest_parts(expression: Expression, name: str) -> frozenset[Expression]:
@@ -223,7 +217,7 @@ def _kinds_of_index(
             key = (own.indices[name], own.side, axis, part)
             if key not in seen:
                 seen.add(key)
-                values = spread(evaluate(part, {name: domain}, lookups[own.side]), domain)
+                values = spread(evaluate(part, {name: domain}, lookups[own.side]), len(domain))
                 column = np.zeros(len(every), dtype=np.int64)
                 column[np.isin(every, domain)] = (
                     np.isin(values, named[axis]) if axis in named else values

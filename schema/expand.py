@@ -5,14 +5,13 @@ coordinates equal its `at`; a piece or fill is in the buffers where its own `at`
 once per assignment of its own indices.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
 
 from tranship.schema import indexset
-from tranship.schema.expression import ExpressionError, IntArray, evaluate, parse
+from tranship.schema.expression import ExpressionError, IntArray
 from tranship.schema.manifest import (
     Alias,
     BufferFamily,
@@ -20,7 +19,6 @@ from tranship.schema.manifest import (
     Derived,
     Encoding,
     Fill,
-    IntExpression,
     Manifest,
     Piece,
     Plain,
@@ -30,6 +28,7 @@ from tranship.schema.manifest import (
     TensorFamily,
     Transfer,
 )
+from tranship.schema.members import Rows
 from tranship.schema.mesh import coordinates, table_arrays
 from tranship.schema.records import (
     BufferRecord,
@@ -43,7 +42,6 @@ from tranship.schema.records import (
     TensorRecord,
     contiguous_strides,
 )
-from tranship.schema.template import parse_template
 
 
 def expand(manifest: Manifest, ranks: Iterable[int] | None = None) -> Declaration:
@@ -66,7 +64,7 @@ def expand(manifest: Manifest, ranks: Iterable[int] | None = None) -> Declaratio
         raise ValueError("the manifest does not speak for all of these ranks")
     lookup = table_arrays(manifest.tables)
     rows = coordinates(manifest.axes, np.array(chosen, dtype=np.int64))
-    mesh = _Rows(rows, len(chosen), lookup)
+    mesh = Rows(rows, len(chosen), lookup)
     tensors = (record for family in manifest.tensors for record in expand_tensors(family, lookup))
     buffers = (record for family in manifest.buffers for record in _buffers(family, mesh))
     return Declaration(
@@ -106,71 +104,14 @@ def expand_tensors(family: TensorFamily, lookup: Mapping[str, IntArray]) -> Iter
         ExpressionError: an expression has no value.
         TemplateError: a name does not parse.
     """
-    _, rows = _Rows({}, 1, lookup).join(family.indices, {})
+    _, rows = Rows({}, 1, lookup).join(family.indices, {})
     names = rows.names(family.name)
     ties = rows.names(family.tied_to or "")
     for name, tie in zip(names, ties, strict=True):
         yield TensorRecord(name, family.shape, tie)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Members on ranks: what every index, axis and `rank` is, [count] each, and the tables."""
-
-    values: dict[str, IntArray]
-    count: int
-    lookup: Mapping[str, IntArray]
-
-    def join(
-        self, indices: Mapping[str, str], at: Mapping[str, IntExpression]
-    ) -> tuple[IntArray, "_Rows"]:
-        """Repeat the rows for every assignment of `indices` under which `at` holds.
-
-        Returns:
-            The position of the row that each new row repeats, and the new rows.
-        """
-        outer = {name: values[:, np.newaxis] for name, values in self.values.items()}
-        sets = [np.array(indexset.parse(text), dtype=np.int64) for text in indices.values()]
-        grids = [grid.reshape(-1) for grid in np.meshgrid(*sets, indexing="ij")]
-        size = len(grids[0]) if grids else 1
-        inner = dict(zip(indices, grids, strict=True))
-        environment = {**outer, **inner}
-        holds = np.ones((self.count, size), dtype=np.bool_)
-        for axis, expression in at.items():
-            holds &= outer[axis] == evaluate(parse(expression), environment, self.lookup)
-        repeated, cells = np.nonzero(holds)
-        values = {name: values[repeated] for name, values in self.values.items()}
-        values |= {name: values[cells] for name, values in inner.items()}
-        return repeated, _Rows(values, len(repeated), self.lookup)
-
-    def take(self, chosen: IntArray) -> "_Rows":
-        """Keep the rows at these positions."""
-        values = {name: values[chosen] for name, values in self.values.items()}
-        return _Rows(values, len(chosen), self.lookup)
-
-    def array(self, expressions: Sequence[IntExpression]) -> IntArray:
-        """Evaluate expressions, to int64 of shape [count, expressions]."""
-        result = np.empty((self.count, len(expressions)), dtype=np.int64)
-        for position, expression in enumerate(expressions):
-            result[:, position] = evaluate(parse(expression), self.values, self.lookup)
-        return result
-
-    def ints(self, expressions: Sequence[IntExpression]) -> list[Ints]:
-        """Evaluate expressions, to one tuple per row."""
-        return [tuple(row) for row in self.array(expressions).tolist()]
-
-    def names(self, text: str) -> list[str]:
-        """Fill a name template, once per row."""
-        template = parse_template(text)
-        holes = [evaluate(hole, self.values, self.lookup) for hole in template.holes]
-        names = [template.texts[0]] * self.count
-        for hole, literal in zip(holes, template.texts[1:], strict=True):
-            numbers = np.broadcast_to(np.asarray(hole), (self.count,)).tolist()
-            names = [f"{name}{n}{literal}" for name, n in zip(names, numbers, strict=True)]
-        return names
-
-
-def _buffers(family: BufferFamily, mesh: _Rows) -> Iterator[BufferRecord]:
+def _buffers(family: BufferFamily, mesh: Rows) -> Iterator[BufferRecord]:
     _, rows = mesh.join(family.indices, family.at)
     names = rows.names(family.name)
     shapes = rows.ints(family.shape)
@@ -209,7 +150,7 @@ def _grouped(count: int, members: Iterable[Iterable[tuple[int, T]]]) -> list[lis
     return groups
 
 
-def _roles(role: Role, rows: _Rows) -> list[RoleRecord]:
+def _roles(role: Role, rows: Rows) -> list[RoleRecord]:
     match role:
         case Transfer():
             return [RoleRecord()] * rows.count
@@ -222,7 +163,7 @@ def _roles(role: Role, rows: _Rows) -> list[RoleRecord]:
             return [RoleRecord("derived", recipe, names) for names in named]
 
 
-def _encodings(encoding: Encoding, rows: _Rows) -> list[EncodingRecord]:
+def _encodings(encoding: Encoding, rows: Rows) -> list[EncodingRecord]:
     match encoding:
         case Plain():
             return [EncodingRecord()] * rows.count
@@ -234,7 +175,7 @@ def _encodings(encoding: Encoding, rows: _Rows) -> list[EncodingRecord]:
 
 
 def _pieces(
-    piece: Piece, buffers: _Rows, buffer_strides: list[Ints]
+    piece: Piece, buffers: Rows, buffer_strides: list[Ints]
 ) -> Iterator[tuple[int, PieceRecord]]:
     dims = len(piece.start)
     owner, rows = buffers.join(piece.indices, piece.at)
@@ -272,7 +213,7 @@ def _last(strides: Ints, dims: int, tensor: str) -> Ints:
     return strides[len(strides) - dims :]
 
 
-def _fills(fill: Fill, buffers: _Rows) -> Iterator[tuple[int, FillRecord]]:
+def _fills(fill: Fill, buffers: Rows) -> Iterator[tuple[int, FillRecord]]:
     owner, rows = buffers.join(fill.indices, fill.at)
     some = np.flatnonzero((rows.array(fill.sizes) > 0).all(axis=1))
     rows = rows.take(some)

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from tranship.schema import indexset
-from tranship.schema.alike import Grouped, index_groups, rank_groups, spread
+from tranship.schema.alike import Grouped, index_groups, rank_groups
 from tranship.schema.expression import IntArray, evaluate, parse, variables
 from tranship.schema.manifest import IntExpression, Side
 from tranship.schema.mesh import coordinates, table_arrays
@@ -24,7 +24,7 @@ from tranship.schema.moves import (
     edge_cuts,
 )
 from tranship.schema.plan import Edge, Half, TransferPlan
-from tranship.schema.rows import join_sorted, number_codes, number_rows, repeat_runs
+from tranship.schema.rows import join_sorted, number_codes, number_rows, repeat_runs, spread
 from tranship.schema.wire import payload
 
 
@@ -188,7 +188,8 @@ def sent(plan: TransferPlan, edge: Edge, part: Stream, labels: Sequence[IntArray
         fine = lanes(plan, edge, part)
         return _summed(fine.sender, [label[fine.place] for label in labels], fine.size)
     label = number_rows(labels, len(part.times))
-    turn = spread(evaluate(parse(edge.turn), part.environment, table_arrays(plan.schedule)), label)
+    lookup = table_arrays(plan.schedule)
+    turn = spread(evaluate(parse(edge.turn), part.environment, lookup), len(label))
     count = part.cuts.source.count[part.cuts.group]
     shares = [
         _sent_by(part, np.flatnonzero(count == holders), int(holders), turn, label)
@@ -235,6 +236,15 @@ def _examples(number: IntArray) -> IntArray:
     return example
 
 
+def by_rank(plan: TransferPlan, edge: Edge, part: Stream) -> tuple[IntArray, IntArray]:
+    """Add up an edge's bytes for every sender rank, and for every receiver rank."""
+    sender = np.zeros(plan.sender.world_size, dtype=np.int64)
+    receiver = np.zeros(plan.receiver.world_size, dtype=np.int64)
+    for table, share in ((sender, sent(plan, edge, part)), (receiver, received(part))):
+        np.add.at(table, share.rank, share.size)
+    return sender, receiver
+
+
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """Pairs of ranks: `size` bytes go from `sender` to `receiver`, at a place of the stream."""
@@ -276,7 +286,7 @@ def traffic(plan: TransferPlan, edges: Iterable[Edge]) -> Traffic:
 def place_rounds(plan: TransferPlan, edge: Edge, part: Stream) -> IntArray:
     """The round in which every place receives."""
     lookup = table_arrays(plan.schedule)
-    return spread(evaluate(parse(edge.round), part.environment, lookup), part.times)
+    return spread(evaluate(parse(edge.round), part.environment, lookup), len(part.times))
 
 
 def add_at(table: IntArray, row: IntArray, column: IntArray, values: IntArray) -> None:

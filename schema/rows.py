@@ -49,6 +49,11 @@ def join_sorted(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
     return repeat_runs(low, count)
 
 
+def spread(value: int | IntArray, rows: int) -> IntArray:
+    """Repeat a value that does not depend on the row."""
+    return np.full(rows, value, dtype=np.int64) if isinstance(value, int) else value
+
+
 def repeat_runs(first: IntArray, count: IntArray) -> tuple[IntArray, IntArray]:
     """For every row, the positions `first` to `first + count - 1`: pairs (row, position)."""
     rows = np.repeat(np.arange(len(first), dtype=np.int64), count)

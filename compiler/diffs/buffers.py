@@ -17,10 +17,11 @@ from tranship.compiler.diffs.listing import (
     ranks_text,
     shared,
 )
-from tranship.compiler.diffs.rows import Rows, World, row_codes
+from tranship.compiler.diffs.rows import World, row_codes
 from tranship.compiler.diffs.wording import entry_text, renaming
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Alias, BufferFamily, ConstantBuffer, Scale, Transfer
+from tranship.schema.members import Rows
 from tranship.schema.template import parse_template
 
 Families = Sequence[tuple[int, BufferFamily]]

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from tranship.compiler.diffs.extras import as_text, extras
 from tranship.compiler.diffs.names import name_keys
-from tranship.compiler.diffs.rows import Rows, row_codes
+from tranship.compiler.diffs.rows import row_codes
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import BufferFamily, Fill, Piece
+from tranship.schema.members import Rows
 
 Mask = NDArray[np.bool_]
 Kind = tuple[object, ...]

@@ -9,10 +9,11 @@ from tranship.compiler.diffs.change import Weight
 from tranship.compiler.diffs.extras import as_text, extras
 from tranship.compiler.diffs.names import name_columns, name_keys
 from tranship.compiler.diffs.pieces import Finding
-from tranship.compiler.diffs.rows import Rows, World, row_codes
+from tranship.compiler.diffs.rows import World, row_codes
 from tranship.compiler.diffs.wording import Renaming, entries_text, entry_text, renaming
 from tranship.schema.expression import ExpressionError, IntArray
 from tranship.schema.manifest import IntExpression
+from tranship.schema.members import Rows
 from tranship.schema.plan import Edge, Half, Op, Place
 
 _EDGE = frozenset(

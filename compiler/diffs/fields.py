@@ -9,7 +9,6 @@ from tranship.compiler.diffs.contents import Mask, Members, differing, fills_of,
 from tranship.compiler.diffs.extras import as_text, extras
 from tranship.compiler.diffs.names import name_columns
 from tranship.compiler.diffs.pieces import Finding, piece_findings
-from tranship.compiler.diffs.rows import Rows
 from tranship.compiler.diffs.wording import (
     Renaming,
     entries_text,
@@ -30,6 +29,7 @@ from tranship.schema.manifest import (
     Scaled,
     Transfer,
 )
+from tranship.schema.members import Rows
 from tranship.schema.template import parse_template
 
 Found = tuple[Finding, Mask, Weight]

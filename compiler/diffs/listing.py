@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tranship.compiler.diffs.names import NUMBER, Texts, name_keys
-from tranship.compiler.diffs.rows import Rows, row_codes
+from tranship.compiler.diffs.rows import row_codes
 from tranship.schema import indexset
 from tranship.schema.expression import IntArray, Variable, to_text
+from tranship.schema.members import Rows
 from tranship.schema.mesh import RANK
 from tranship.schema.template import parse_template
 

@@ -18,8 +18,9 @@ from tranship.compiler.diffs.listing import (
     nothing_like,
     shared,
 )
-from tranship.compiler.diffs.rows import Rows, World, row_codes, worlds
+from tranship.compiler.diffs.rows import World, row_codes, worlds
 from tranship.compiler.diffs.wording import entries_text
+from tranship.schema.members import Rows
 from tranship.schema.plan import DerivedStep, FillEdge, Round, TransferPlan
 from tranship.schema.template import parse_template
 

@@ -15,9 +15,10 @@ from tranship.compiler.diffs.listing import (
     nothing_like,
     shared,
 )
-from tranship.compiler.diffs.rows import ONE, Rows, row_codes
+from tranship.compiler.diffs.rows import ONE, row_codes
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Manifest, TensorFamily
+from tranship.schema.members import Rows
 from tranship.schema.mesh import table_arrays
 
 _KNOWN = frozenset({"name", "indices", "shape", "tied_to"})

@@ -12,9 +12,10 @@ from tranship.schema.manifest import Axis, IntExpression, Manifest
 from tranship.schema.mesh import RANK, axis_ranges
 from tranship.schema.moves import grid_size, index_grid
 from tranship.schema.nearest import nearest
+from tranship.schema.rows import spread
 from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.subject import Subject
-from tranship.schema.rules.world import World, spread
+from tranship.schema.rules.world import World
 
 
 def axes(manifest: Manifest) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from tranship.schema.expression import Expression, IntArray, Variable, evaluate,
 from tranship.schema.expression import variables as variables_of
 from tranship.schema.manifest import Part, Side, TensorFamily
 from tranship.schema.records import Ints
-from tranship.schema.rows import number_rows
+from tranship.schema.rows import number_rows, spread
 from tranship.schema.rules.findings import Finding
 from tranship.schema.rules.memory import BoolArray
 from tranship.schema.rules.nametables import split_name
@@ -29,7 +29,6 @@ from tranship.schema.rules.world import (
     find_places,
     names_in_template,
     speaks_for_all,
-    spread,
 )
 
 

@@ -13,14 +13,13 @@ from functools import lru_cache
 import numpy as np
 
 from tranship.schema.expression import Constant, Expression, IntArray, evaluate
-from tranship.schema.rows import number_rows
+from tranship.schema.rows import number_rows, spread
 from tranship.schema.rules.world import (
     At,
     Keys,
     Places,
     World,
     find_places,
-    spread,
 )
 from tranship.schema.template import Template, parse_template
 

@@ -20,7 +20,7 @@ from tranship.schema.indexset import IndexSetError
 from tranship.schema.manifest import Axis, IntExpression, Manifest
 from tranship.schema.mesh import coordinates, table_arrays
 from tranship.schema.moves import Environment, grid_size, index_grid
-from tranship.schema.rows import number_rows, repeat_runs
+from tranship.schema.rows import number_rows, repeat_runs, spread
 from tranship.schema.template import parse_template
 
 MAX_ROWS = 2**23
@@ -137,11 +137,6 @@ def find_places(
     environment = {name: values[point] for name, values in grid.items()}
     environment |= spots.take(spot).environment
     return Places(environment, len(point))
-
-
-def spread(value: int | IntArray, rows: int) -> IntArray:
-    """Repeat a value that does not depend on the row."""
-    return np.full(rows, value, dtype=np.int64) if isinstance(value, int) else value
 
 
 def columns(entries: Sequence[IntExpression], places: Places, world: World) -> IntArray:

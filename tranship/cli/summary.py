@@ -8,7 +8,7 @@ import numpy as np
 from tranship.cli.layout import count, size_text, time_text
 from tranship.schema.canonical import Json
 from tranship.schema.expression import IntArray, evaluate, parse
-from tranship.schema.flows import lanes, received, sent, stream
+from tranship.schema.flows import by_rank, lanes, stream
 from tranship.schema.manifest import Side
 from tranship.schema.placement import Links, Placement, Seat, share_hosts
 from tranship.schema.plan import TransferPlan
@@ -64,8 +64,9 @@ def summarize(plan: TransferPlan, placement: Placement | None) -> Summary:
     meet = placement and share_hosts(placement, len(sender), len(receiver))
     for edge in plan.edges:
         part = stream(plan, edge)
-        for table, share in ((sender, sent(plan, edge, part)), (receiver, received(part))):
-            np.add.at(table, share.rank, share.size)
+        own = by_rank(plan, edge, part)
+        sender += own[0]
+        receiver += own[1]
         moves += part.moves
         if links and meet:
             found = lanes(plan, edge, part)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tranship.cli.layout import count, size_text
 from tranship.schema.canonical import Json
-from tranship.schema.flows import received, sent, stream
+from tranship.schema.flows import by_rank, stream
 from tranship.schema.plan import TransferPlan
 
 
@@ -40,8 +40,9 @@ def traffic_of(plan: TransferPlan) -> Traffic:
     moves = 0
     for edge in plan.edges:
         part = stream(plan, edge)
-        for table, share in ((sender, sent(plan, edge, part)), (receiver, received(part))):
-            np.add.at(table, share.rank, share.size)
+        own = by_rank(plan, edge, part)
+        sender += own[0]
+        receiver += own[1]
         edges[edge.op.value] += 1
         sizes[edge.op.value] += int(part.taken.sum())
         moves += part.moves
