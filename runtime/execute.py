@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tranship.runtime.dtypes import bits_dtype, torch_dtype
-from tranship.runtime.jobs import DTYPES, FORMULA_NAMES, NOWHERE, SLOT, Fragments, JobOp
+from tranship.runtime.jobs import DTYPES, FORMULA_NAMES, NOWHERE, SLOT, Fragments, JobOp, Jobs
 from tranship.runtime.program import Program, RoundProgram, program
 from tranship.runtime.quantization import cell_amax, dequantize, quantize
 from tranship.schema.manifest import Side
@@ -57,12 +57,12 @@ def pack(round_program: RoundProgram, buffers: Sequence[Tensor], slot: Tensor) -
             its storage count, not its shape.
         slot: uint8 `[slot_size]`, aligned to 8 bytes. Padding is left as it is.
     """
-    _run(round_program, Memory(buffers, slot))
+    run_jobs(round_program.jobs, round_program.fragments, Memory(buffers, slot))
 
 
 def unpack(round_program: RoundProgram, buffers: Sequence[Tensor], slot: Tensor) -> None:
     """Write what a receiver rank was sent in a round to its buffers; arguments as in `pack`."""
-    _run(round_program, Memory(buffers, slot))
+    run_jobs(round_program.jobs, round_program.fragments, Memory(buffers, slot))
 
 
 def run_fills(receiver: Program, buffers: Sequence[Tensor]) -> None:
@@ -73,12 +73,13 @@ def run_fills(receiver: Program, buffers: Sequence[Tensor]) -> None:
         target.copy_(torch.tensor(float(job["value"])).to(target.dtype))
 
 
-def _run(round_program: RoundProgram, memory: Memory) -> None:
-    for job in round_program.jobs:
+def run_jobs(jobs: Jobs, fragments: Fragments, memory: Memory) -> None:
+    """Run all jobs but fills."""
+    for job in jobs:
         if job["op"] in (JobOp.QUANTIZE, JobOp.AMAX):
-            _run_by_blocks(job, round_program.fragments, memory)
+            _run_by_blocks(job, fragments, memory)
         else:
-            _run_by_elements(job, round_program.fragments, memory)
+            _run_by_elements(job, fragments, memory)
 
 
 def _run_by_elements(job: np.void, fragments: Fragments, memory: Memory) -> None:

@@ -13,6 +13,7 @@ from tranship.runtime.addresses import (
 from tranship.runtime.jobs import (
     DTYPE_NUMBER,
     FORMULA_NAMES,
+    NOWHERE,
     SLOT,
     Batch,
     JobOp,
@@ -131,7 +132,7 @@ def _by_blocks(
     jobs["formula"] = FORMULA_NAMES.index(edge.formula) if edge.formula else -1
     jobs["block"] = pad_dims(np.broadcast_to(block, phase.shape), dims, 1)
     jobs["phase"] = pad_dims(phase, dims, 0)
-    jobs["scale_target"] = SLOT
+    jobs["scale_target"] = np.where(np.all(counts > 0, axis=1), SLOT, NOWHERE)
     jobs["scale_dtype"] = DTYPE_NUMBER[lane.payload.format.scales or DType.F32]
     jobs["scale_offset"] = position + align(lane.payload.value_bytes)
     jobs["scale_strides"] = pad_dims(row_major(counts), dims, 0)

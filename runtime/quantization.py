@@ -78,7 +78,7 @@ def cell_amax(values: Tensor, block: Block, *, origin: Sequence[int] | None = No
         padding = [span.lead, span.count * span.length - span.lead - size, *padding]
         tiled += [span.count, span.length]
     magnitudes = torch.nn.functional.pad(_float32(values).abs(), padding)
-    return magnitudes.reshape(tiled).amax(dim=tuple(range(1, len(tiled), 2)))
+    return _one_nan(magnitudes.reshape(tiled).amax(dim=tuple(range(1, len(tiled), 2))))
 
 
 def scale_from_amax(amax: Tensor, *, formula: str, code_dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,8 @@ in place of vectors, and offsets that belong to the tile. A program needs one ro
 rows of `fragments`, and nothing else. The fields of a tile that differ from those of its job:
 
     job                   row of the job
+    inner_first           position of the first element that is written, in the part that the job
+                          writes, row-major
     extent [2]            size of the tile
     inner_start [2], inner_extent [2]
                           the part of the tile that is written; perhaps nothing
@@ -17,9 +19,10 @@ rows of `fragments`, and nothing else. The fields of a tile that differ from tho
     amax_strides [2]      steps in that array from block to block
 
 A tile consists of whole blocks where blocks fit in a tile. Where they do not (a scale per row, or
-per tensor), and no amax edge brings what is missing, tiles have an `amax_place`. They take two
-launches: the first raises the entries of the array, all 0 before, to what the tiles hold; the
-second takes the amaxes from there.
+per tensor), where amax edges bring the amaxes, or where they are all that is wanted, tiles have an
+`amax_place`. They take two launches: the first raises the entries of the array, all 0 before, to
+what the tiles hold or, if they have `amax` fragments, to what these say; the second takes the
+amaxes from there.
 """
 
 from dataclasses import dataclass
@@ -39,7 +42,7 @@ from tranship.runtime.jobs import (
 from tranship.runtime.program import RoundProgram
 from tranship.schema.expression import IntArray
 
-TILE_SIZE = 128
+TILE_SIZE = (128, 128)
 """Most rows, and most columns, of a tile."""
 
 
@@ -74,12 +77,12 @@ class _Cut:
         return (self.stop - 1 + self.phase) // self.block
 
 
-def tile_records(round_program: RoundProgram, size: int = TILE_SIZE) -> TileTable:
+def tile_records(round_program: RoundProgram, size: tuple[int, int] = TILE_SIZE) -> TileTable:
     """Cut the jobs of a round into tiles of at most `size` rows and columns."""
     return tile_jobs(round_program.jobs, round_program.fragments, size)
 
 
-def tile_jobs(jobs: Jobs, fragments: Fragments, size: int = TILE_SIZE) -> TileTable:
+def tile_jobs(jobs: Jobs, fragments: Fragments, size: tuple[int, int] = TILE_SIZE) -> TileTable:
     """Cut jobs into tiles of at most `size` rows and columns, in the order of the jobs."""
     cut = _cut(jobs, size)
     tiles = _tiles(jobs, cut)
@@ -98,7 +101,7 @@ def _grid(jobs: Jobs) -> tuple[IntArray, IntArray]:
     return np.where(whole, jobs["extent"], jobs["block"]), np.where(whole, 0, jobs["phase"])
 
 
-def _cut(jobs: Jobs, size: int) -> _Cut:
+def _cut(jobs: Jobs, size: tuple[int, int]) -> _Cut:
     """Cut at multiples of `size` from the start of each block or, of small blocks, of a group."""
     block, phase = _grid(jobs)
     limit = np.ones(block.shape[1], dtype=np.int64)
@@ -135,6 +138,7 @@ def _tiles(jobs: Jobs, cut: _Cut) -> Table:
     scalars = (
         "op edge formula value target target_dtype target_offset scale_target scale_dtype"
         " scale_offset fragment_first fragment_count amax_first amax_count job amax_place"
+        " inner_first"
     )
     vectors = (
         "target_strides extent inner_start inner_extent block phase"
@@ -164,8 +168,10 @@ def _write_inner(tiles: Table, own: Jobs, cut: _Cut) -> None:
     )
     tiles["inner_start"] = (begin - cut.start)[:, -2:]
     tiles["inner_extent"] = extent[:, -2:]
-    steps = np.sum((begin - own["inner_start"]) * own["target_strides"], axis=1)
+    skipped = begin - own["inner_start"]
+    steps = np.sum(skipped * own["target_strides"], axis=1)
     tiles["target_offset"] = own["target_offset"] + steps * ITEM_SIZES[own["target_dtype"]]
+    tiles["inner_first"] = np.sum(skipped * row_major(own["inner_extent"]), axis=1)
 
 
 def _write_scales(tiles: Table, own: Jobs, cut: _Cut) -> None:
@@ -191,13 +197,14 @@ def _meet(
     return begin, np.where(np.all(extent > 0, axis=1, keepdims=True), extent, 0)
 
 
-def _place_amaxes(tiles: Table, jobs: Jobs, cut: _Cut, size: int) -> int:
+def _place_amaxes(tiles: Table, jobs: Jobs, cut: _Cut, size: tuple[int, int]) -> int:
     """Set where tiles that hold parts of blocks gather amaxes, and return how many there are."""
     block, phase = _grid(jobs)
     limit = np.ones(block.shape[1], dtype=np.int64)
     limit[-2:] = size
     bounds = (jobs["op"] == JobOp.AMAX) | (jobs["op"] == JobOp.QUANTIZE)
-    gathered = bounds & (jobs["amax_count"] == 0) & np.any(block > limit, axis=1)
+    alone = (jobs["op"] == JobOp.QUANTIZE) & (jobs["amax_count"] == 0)
+    gathered = bounds & ~(alone & np.all(block <= limit, axis=1))
     counts = (phase + jobs["extent"] - 1) // block + 1
     places = np.where(gathered, np.prod(counts, axis=1), 0)
     base, strides = np.cumsum(places) - places, row_major(counts)

@@ -33,13 +33,17 @@ from tranship.schema.manifest import Side
 from tranship.schema.plan import FillEdge, Op, PlanSide, TransferPlan
 
 
-def run_tiles(own: Program, buffers: dict[str, Tensor], slot: Tensor, size: int) -> None:
+def run_tiles(
+    own: Program, buffers: dict[str, Tensor], slot: Tensor, size: tuple[int, int]
+) -> None:
     """Run round 0 of one rank."""
     table = tile_records(own.rounds[0], size)
     Machine(bound(own.buffers, buffers), slot, table).run()
 
 
-def step_in_tiles(made: TransferPlan, sender: Buffers, receiver: Buffers, size: int) -> None:
+def step_in_tiles(
+    made: TransferPlan, sender: Buffers, receiver: Buffers, size: tuple[int, int]
+) -> None:
     """Run round 0 of all ranks."""
     sent: dict[tuple[int, int], Tensor] = {}
     for rank, buffers in sender.items():
@@ -58,8 +62,10 @@ def step_in_tiles(made: TransferPlan, sender: Buffers, receiver: Buffers, size: 
 
 @pytest.mark.parametrize("kind", TRANSFERS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), size=st.sampled_from([2, 3, 5, 128]))
-def test_tiles_do_what_the_whole_step_does(kind: str, data: st.DataObject, size: int) -> None:
+@given(data=st.data(), size=st.sampled_from([(2, 2), (3, 5), (1, 128), (128, 1), (128, 128)]))
+def test_tiles_do_what_the_whole_step_does(
+    kind: str, data: st.DataObject, size: tuple[int, int]
+) -> None:
     transfer = data.draw(TRANSFERS[kind])
     step_in_tiles(transfer.plan, transfer.sender, transfer.receiver, size)
     assert_same_memory(transfer.receiver, transfer.expected)

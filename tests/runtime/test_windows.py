@@ -1,6 +1,7 @@
 """Windows that cut blocks, boxes in steps over blocks: where scales are counted with care."""
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.runtime.direct_steps import step_directly
 from tests.runtime.small_plans import (
     Box,
     Buffers,
@@ -48,9 +50,10 @@ def quantized(dense: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run(made: TransferPlan, sender: Buffers, expected: Buffers) -> None:
-    receiver = emptied(expected)
-    simulate(made, sender, receiver, {})
-    assert_same_memory(receiver, expected)
+    for way in (partial(simulate, recipes={}), step_directly):
+        receiver = emptied(expected)
+        way(made, sender, receiver)
+        assert_same_memory(receiver, expected)
 
 
 def in_chunks(height: int, rounds: str = "chunk") -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Machine:
         self._write_scales(tile, scales)
 
     def _gather_amax(self, tile: np.void) -> None:
-        own = self._own_amax(tile)
+        own = self._given_amax(tile) if tile["amax_count"] else self._own_amax(tile)
         index = self._places(tile, own)
         self.amaxes[index] = torch.maximum(self.amaxes[index], own)
 
@@ -82,11 +82,10 @@ class Machine:
 
     def _amax(self, tile: np.void) -> Tensor:
         own = self._own_amax(tile)
-        if tile["amax_place"] >= 0:
-            return self.amaxes[self._places(tile, own)]
-        if not tile["amax_count"]:
-            return own
-        amax = torch.zeros_like(own)
+        return self.amaxes[self._places(tile, own)] if tile["amax_place"] >= 0 else own
+
+    def _given_amax(self, tile: np.void) -> Tensor:
+        amax = torch.zeros_like(self._own_amax(tile))
         for fragment in self._fragments(tile, "amax"):
             place = amax[_slices(fragment["start"], fragment["extent"])]
             place.copy_(torch.maximum(place, self._read(fragment)))

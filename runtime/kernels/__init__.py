@@ -1,0 +1,1 @@
+"""Triton kernels that run the jobs of a program from tables, and what binds them to memory."""
