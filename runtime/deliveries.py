@@ -1,21 +1,24 @@
 """What a rank tells of the messages of a step: their digests, and the tensors that they carry."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tranship.runtime.jobs import SLOT
 from tranship.runtime.messages import ALL_ROUNDS, Delivery
-from tranship.runtime.program import RoundProgram
-from tranship.runtime.replay import Endpoint, Replay
+from tranship.runtime.program import Program, RoundProgram
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
+from tranship.schema.plan import TransferPlan
 
 
-def by_round(end: Endpoint, done: Replay) -> tuple[Delivery, ...]:
-    """Return every message of a step that was replayed without failure."""
-    return tuple(found for number in range(len(done.wire)) for found in _round(end, done, number))
+def by_round(
+    plan: TransferPlan, own: Program, wire: Sequence[IntArray], written: Sequence[IntArray]
+) -> tuple[Delivery, ...]:
+    """Return every message of the rounds that have digests, int64 `[messages]` each."""
+    rounds = zip(own.rounds, wire, written, strict=False)
+    return tuple(found for each in rounds for found in _round(plan, own.side, *each))
 
 
 def by_peer(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
@@ -27,40 +30,42 @@ def by_peer(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
         Delivery(
             round=ALL_ROUNDS,
             peer=peer,
-            wire=_together(item.wire for item in items),
-            written=_together(item.written or "" for item in items),
+            wire=combine(item.wire for item in items),
+            written=combine(item.written or "" for item in items),
         )
         for peer, items in sorted(peers.items())
     )
 
 
 def total_digest(deliveries: Iterable[Delivery]) -> str:
-    """Return one digest of all that all ranks sent."""
-    return f"sha256:{_together(item.wire for item in deliveries)}"
+    """Return one digest of all that all receivers hold."""
+    digests = (item.whole or item.written or item.wire for item in deliveries)
+    return f"sha256:{combine(digests)}"
 
 
-def _together(digests: Iterable[str]) -> str:
+def combine(digests: Iterable[str]) -> str:
+    """Return one digest of several, which depends on their order."""
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def _round(end: Endpoint, done: Replay, number: int) -> Iterator[Delivery]:
-    item = end.program.rounds[number]
-    sends = end.program.side is Side.SENDER
-    wire, written = done.wire[number], done.wire[number] if sends else done.written[number]
-    edges = _edges(item) if sends else [()] * len(item.messages)
+def _round(
+    plan: TransferPlan, side: Side, item: RoundProgram, wire: IntArray, written: IntArray
+) -> Iterator[Delivery]:
+    edges = _edges(item) if side is Side.SENDER else [()] * len(item.messages)
     for position, message in enumerate(item.messages):
-        names = {end.plan.edges[edge].tensor for edge in edges[position]}
+        names = {plan.edges[edge].tensor for edge in edges[position]}
         yield Delivery(
-            round=number,
+            round=item.number,
             peer=message.peer,
-            wire=_hex(wire, position),
-            written=_hex(written, position),
+            wire=hex_digest(wire[position]),
+            written=hex_digest(written[position]),
             tensors=tuple(sorted(names)),
         )
 
 
-def _hex(digests: IntArray, position: int) -> str:
-    return f"{int(digests[position]) % 2**64:016x}"
+def hex_digest(digest: int) -> str:
+    """Return the 64 bits of a digest, which int64 holds with a sign."""
+    return f"{int(digest) % 2**64:016x}"
 
 
 def _edges(item: RoundProgram) -> list[tuple[int, ...]]:

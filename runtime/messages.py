@@ -54,13 +54,14 @@ class Delivery(Frozen):
 
     `wire` is of what a sender packed, or of what came to a receiver; `written` of what a receiver
     has where it was to be written. A sender adds which tensors, or families, a round's message
-    has a part of.
+    has a part of. Where both digests are of a sample, `whole` is of all that the receiver has.
     """
 
     round: int
     peer: int
     wire: str
     written: str | None = None
+    whole: str | None = None
     tensors: tuple[str, ...] = ()
 
 

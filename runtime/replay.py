@@ -4,17 +4,24 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from tranship.runtime.bind import Bound
+from tranship.runtime.bind import Bound, find_moved
+from tranship.runtime.deliveries import by_round
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
-from tranship.runtime.messages import Finding
+from tranship.runtime.messages import Delivery, Finding
 from tranship.runtime.program import DerivedCall, Program, RoundProgram
-from tranship.runtime.transports.protocol import Parcel, Transport, TransportError
+from tranship.runtime.transports.protocol import (
+    MessageTransport,
+    Parcel,
+    Transport,
+    TransportError,
+)
+from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
 from tranship.schema.plan import TransferPlan
@@ -31,8 +38,8 @@ class RecipeError(RuntimeError):
 class Endpoint:
     """What a rank replays with: its part of the plan, its memory, its connection.
 
-    `buffers` are the tensors that `program.buffers` names, in that order; `staging` is uint8
-    `[program.staging_bytes]`. `plan_digest` is the plan's.
+    `buffers` are the tensors that `program.buffers` names, in that order. `plan_digest` is the
+    plan's.
     """
 
     plan: TransferPlan
@@ -40,12 +47,25 @@ class Endpoint:
     program: Program
     bound: Bound
     buffers: Sequence[Tensor]
-    staging: Tensor
     recipes: Mapping[str, Recipe]
     transport: Transport
 
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The staging memory of a rank, uint8 `[program.staging_bytes]`, by rounds."""
+
+    staging: Tensor
+
+    @classmethod
+    def of(cls, end: Endpoint) -> "Slots":
+        """Set the memory aside that the program of `end` needs."""
+        # What lies between the parts of a message is sent, too: it is zero and stays so.
+        size, device = end.program.staging_bytes, end.bound.device
+        return cls(torch.zeros(size, dtype=torch.uint8, device=device))
+
     def slot(self, item: RoundProgram) -> Tensor:
-        """Return the staging memory of a round."""
+        """Return the memory of a round."""
         return self.staging[item.slot_offset : item.slot_offset + item.slot_size]
 
     def parcels(self, item: RoundProgram) -> list[Parcel]:
@@ -54,18 +74,37 @@ class Endpoint:
         return [Parcel(m.peer, slot[m.offset : m.offset + m.size]) for m in item.messages]
 
 
+class Replayer(Protocol):
+    """How one rank does its part of a step; bound once, before the first.
+
+    `prepare` comes before the ranks agree, and must not write anything of the model. `run` does
+    not raise: whatever goes wrong is in its result.
+    """
+
+    def prepare(self) -> tuple[Diagnostic, ...]:
+        """Do what can be done before the ranks have agreed, and say what keeps this one from it."""
+        ...
+
+    def run(self, version: int) -> "Replay":
+        """Send or receive `version`."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken at binding."""
+        ...
+
+
 @dataclass(slots=True)
 class Replay:
     """What one step did on one rank, so far.
 
-    `wire` and `written` have for every round that was exchanged the digest of each message, int64
-    `[messages]`; `seconds` what each stage took on the host. After the first failure nothing more
-    is computed, but rounds go on: a rank that left would keep all others waiting.
+    `deliveries` are digests of what passed, `seconds` what each stage took on the host. After the
+    first failure nothing more is computed, but rounds go on: a rank that left would keep all
+    others waiting.
     """
 
     findings: list[Finding] = field(default_factory=list[Finding])
-    wire: list[IntArray] = field(default_factory=list[IntArray])
-    written: list[IntArray] = field(default_factory=list[IntArray])
+    deliveries: tuple[Delivery, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def attempt(
@@ -92,53 +131,77 @@ class Replay:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def replay(end: Endpoint) -> Replay:
-    """Run all rounds of a step on this rank. What goes wrong is in the result, not raised."""
-    done = Replay()
-    receives = end.program.side is Side.RECEIVER
-    play = _receive if receives else _send
-    if receives:
-        done.attempt("unpack", run_fills, end.program, end.buffers)
-    for item in end.program.rounds:
-        try:
-            play(end, item, done)
-        except TransportError as error:
-            done.findings.append(Finding(code="TS838", message=f"exchange failed: {error}"))
-            break
-    if receives:
-        done.attempt("digest", _read_back, end, done)
-        for call in end.program.derived:
-            done.attempt("derive", _derive, end, call)
-    return done
+class RoundReplayer:
+    """Replays round after round with plain torch, over a transport that the host waits for."""
+
+    def __init__(self, end: Endpoint, transport: MessageTransport) -> None:
+        self._end, self._transport = end, transport
+        self._slots = Slots.of(end)
+
+    def prepare(self) -> tuple[Diagnostic, ...]:
+        """Look at whether memory is still what was bound."""
+        return find_moved(self._end.bound)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def run(self, version: int) -> Replay:
+        """Run all rounds of a step on this rank."""
+        del version
+        done, own = Replay(), self._end.program
+        receives = own.side is Side.RECEIVER
+        wire: list[IntArray] = []
+        written: list[IntArray] = []
+        if receives:
+            done.attempt("unpack", run_fills, own, self._end.buffers)
+        for item in own.rounds:
+            try:
+                if receives:
+                    self._receive(item, done, wire, written)
+                else:
+                    self._send(item, done, wire)
+            except TransportError as error:
+                done.findings.append(Finding(code="TS838", message=f"exchange failed: {error}"))
+                break
+        if receives:
+            done.attempt("digest", self._read_back, written)
+            derive(self._end, done)
+        done.deliveries = by_round(self._end.plan, own, wire, written if receives else wire)
+        return done
+
+    def _send(self, item: RoundProgram, done: Replay, wire: list[IntArray]) -> None:
+        slot = self._slots.slot(item)
+        done.attempt("pack", pack, item, self._end.buffers, slot)
+        digests = done.attempt("digest", wire_digests, item, slot)
+        with done.timed("exchange"):
+            self._transport.exchange(self._slots.parcels(item), [])
+        if digests is not None:
+            wire.append(digests)
+
+    def _receive(
+        self, item: RoundProgram, done: Replay, wire: list[IntArray], written: list[IntArray]
+    ) -> None:
+        slot = self._slots.slot(item)
+        with done.timed("exchange"):
+            self._transport.exchange([], self._slots.parcels(item))
+        digests = done.attempt("digest", wire_digests, item, slot)
+        done.attempt("unpack", unpack, item, self._end.buffers, slot)
+        # What is not copied as it came leaves nothing to compare in the buffers, only in the slot.
+        transformed = done.attempt("digest", transformed_digests, item, slot)
+        if digests is not None and transformed is not None:
+            wire.append(digests)
+            written.append(transformed)
+
+    def _read_back(self, written: list[IntArray]) -> None:
+        """Complete the digests of what is written, once nothing more is to be written."""
+        for item, digests in zip(self._end.program.rounds, written, strict=True):
+            digests += written_digests(item, self._end.buffers)
 
 
-def _send(end: Endpoint, item: RoundProgram, done: Replay) -> None:
-    slot = end.slot(item)
-    done.attempt("pack", pack, item, end.buffers, slot)
-    digests = done.attempt("digest", wire_digests, item, slot)
-    with done.timed("exchange"):
-        end.transport.exchange(end.parcels(item), [])
-    if digests is not None:
-        done.wire.append(digests)
-
-
-def _receive(end: Endpoint, item: RoundProgram, done: Replay) -> None:
-    slot = end.slot(item)
-    with done.timed("exchange"):
-        end.transport.exchange([], end.parcels(item))
-    digests = done.attempt("digest", wire_digests, item, slot)
-    done.attempt("unpack", unpack, item, end.buffers, slot)
-    # What is not copied as it came leaves nothing to compare in the buffers, only in the slot.
-    transformed = done.attempt("digest", transformed_digests, item, slot)
-    if digests is not None and transformed is not None:
-        done.wire.append(digests)
-        done.written.append(transformed)
-
-
-def _read_back(end: Endpoint, done: Replay) -> None:
-    """Complete the digests of what is written, once nothing more is to be written."""
-    for item, digests in zip(end.program.rounds, done.written, strict=True):
-        digests += written_digests(item, end.buffers)
+def derive(end: Endpoint, done: Replay) -> None:
+    """Recompute what the plan derives."""
+    for call in end.program.derived:
+        done.attempt("derive", _derive, end, call)
 
 
 def _derive(end: Endpoint, call: DerivedCall) -> None:

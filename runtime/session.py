@@ -17,14 +17,13 @@ names, and binding refuses a plan that is not of this rank's manifest.
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
-import torch
-
 from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
 from tranship.runtime.execute import Recipe
 from tranship.runtime.live import LiveTensor
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, replay
+from tranship.runtime.replay import Endpoint
+from tranship.runtime.replayers import replayer
 from tranship.runtime.step import StepStats, agree, conclude
 from tranship.runtime.transports.protocol import Transport
 from tranship.schema.codec import digest, dump
@@ -41,6 +40,7 @@ class Sender:
 
     def __init__(self, end: Endpoint) -> None:
         self._end = end
+        self._replayer = replayer(end)
         self._committed: int | None = None
 
     @classmethod
@@ -67,10 +67,14 @@ class Sender:
         Raises:
             DistributedError: no rank has committed; the same version may be published again.
         """
-        agree(self._end, version, self._committed)
-        stats = conclude(self._end, replay(self._end), version)
+        agree(self._end, version, self._committed, self._replayer.prepare())
+        stats = conclude(self._end, self._replayer.run(version), version)
         self._committed = version
         return stats
+
+    def close(self) -> None:
+        """Give back what binding took; the session is of no use any more."""
+        self._replayer.close()
 
 
 class State(StrEnum):
@@ -86,6 +90,7 @@ class Receiver:
 
     def __init__(self, end: Endpoint) -> None:
         self._end = end
+        self._replayer = replayer(end)
         self._committed: int | None = None
         self._state = State.EMPTY
 
@@ -133,11 +138,15 @@ class Receiver:
             DistributedError: no rank has committed. Unless it was found before the first byte, the
                 state is torn, until a later update succeeds.
         """
-        agree(self._end, version, self._committed)
+        agree(self._end, version, self._committed, self._replayer.prepare())
         self._state = State.TORN
-        stats = conclude(self._end, replay(self._end), version)
+        stats = conclude(self._end, self._replayer.run(version), version)
         self._committed, self._state = version, State.COMMITTED
         return stats
+
+    def close(self) -> None:
+        """Give back what binding took; the session is of no use any more."""
+        self._replayer.close()
 
 
 def _endpoint(
@@ -152,15 +161,12 @@ def _endpoint(
     _require_own_plan(plan, manifest, side, rank)
     bound = bind(live, manifest, side, rank)
     expanded = program(plan, side, rank)
-    # What lies between the parts of a message is sent, too: it is zero and stays so.
-    staging = torch.zeros(expanded.staging_bytes, dtype=torch.uint8, device=bound.device)
     end = Endpoint(
         plan=plan,
         plan_digest=digest(dump(plan)),
         program=expanded,
         bound=bound,
         buffers=tuple(bound.tensors[use.name] for use in expanded.buffers),
-        staging=staging,
         recipes=recipes,
         transport=transport,
     )
@@ -197,6 +203,6 @@ def _unfit(end: Endpoint) -> Iterator[Diagnostic]:
         close = nearest(name, end.recipes)
         advice = f"there is {close[0]!r}" if close else "pass it in `recipes`"
         yield Diagnostic("TS813", f"there is no recipe {name!r}", here, help=advice)
-    reason = end.transport.refusal(end.staging)
+    reason = end.transport.refusal(end.bound.device)
     if reason is not None:
         yield Diagnostic("TS814", reason, here)

@@ -1,14 +1,15 @@
 """The parts of a step in which ranks talk: they agree before it, and conclude after it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tranship.runtime.agreement import differences, disagreements
-from tranship.runtime.bind import find_moved, location
-from tranship.runtime.deliveries import by_peer, by_round, total_digest
+from tranship.runtime.bind import location
+from tranship.runtime.deliveries import by_peer, total_digest
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.messages import (
     Delivery,
+    Finding,
     Hello,
     M,
     Outcome,
@@ -33,7 +34,7 @@ class StepStats:
         bytes_sent: bytes of the messages that this rank sent, padding included.
         bytes_received: the same of those that came.
         seconds: host time by stage: pack, exchange, unpack, digest, derive.
-        digest: of everything that all senders sent; equal on all ranks.
+        digest: of everything that all receivers hold; equal on all ranks.
     """
 
     version: int
@@ -44,8 +45,16 @@ class StepStats:
     digest: str
 
 
-def agree(end: Endpoint, version: int, committed: int | None) -> None:
+def agree(
+    end: Endpoint, version: int, committed: int | None, findings: Sequence[Diagnostic]
+) -> None:
     """Make sure that all ranks are about to do the same. Nothing has been sent or written yet.
+
+    Args:
+        end: This rank.
+        version: What it is about to send or receive.
+        committed: The last version that it has.
+        findings: What keeps it from that.
 
     Raises:
         DistributedError: TS810, a rank's memory is not what was bound; TS830 to TS837.
@@ -59,13 +68,25 @@ def agree(end: Endpoint, version: int, committed: int | None) -> None:
         receiver_manifest=plan.receiver.manifest,
         version=version,
         committed=committed,
-        findings=tuple(told(finding) for finding in find_moved(end.bound)),
+        findings=tuple(told(finding) for finding in findings),
     )
-    hellos, findings = _gather(end, hello)
-    findings += reported({seat: said.findings for seat, said in hellos.items()})
-    findings += disagreements(hellos)
-    if findings:
-        raise DistributedError(findings)
+    hellos, found = gather(end, hello)
+    found += reported({seat: said.findings for seat, said in hellos.items()})
+    found += disagreements(hellos)
+    if found:
+        raise DistributedError(found)
+
+
+def conclude_binding(end: Endpoint, findings: Sequence[Finding]) -> None:
+    """Tell all ranks how binding went here; where it involves others, all have to know.
+
+    Raises:
+        DistributedError: it failed on some rank.
+    """
+    outcomes, lost = gather(end, Outcome(deliveries=(), findings=tuple(findings)))
+    lost += reported({seat: said.findings for seat, said in outcomes.items()})
+    if lost:
+        raise DistributedError(lost)
 
 
 def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
@@ -74,22 +95,27 @@ def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
     Raises:
         DistributedError: TS836 to TS840; receivers hold a mixture of versions.
     """
-    own = by_round(end, done)
-    outcomes, findings = _gather(
+    own = done.deliveries
+    outcomes, findings = gather(
         end, Outcome(deliveries=by_peer(own), findings=tuple(done.findings))
     )
     findings += reported({seat: said.findings for seat, said in outcomes.items()})
     differing = [] if findings else list(differences(outcomes))
     if differing:
         # Every rank has come to this from the same messages, so that all of them tell the rest.
-        details, findings = _gather(end, Outcome(deliveries=own, findings=()))
+        details, findings = gather(end, Outcome(deliveries=own, findings=()))
         findings += list(differences(details)) or differing
     if findings:
         raise DistributedError(findings)
     return _stats(end, done, version, outcomes)
 
 
-def _gather(end: Endpoint, message: M) -> tuple[dict[Seat, M], list[Diagnostic]]:
+def gather(end: Endpoint, message: M) -> tuple[dict[Seat, M], list[Diagnostic]]:
+    """Tell all ranks `message`, and return what each of them said, and who could not be heard.
+
+    Raises:
+        DistributedError: TS836, nobody can be heard any more.
+    """
     try:
         texts = end.transport.gather(message.model_dump_json())
     except TransportError as error:
@@ -103,14 +129,14 @@ def _stats(
 ) -> StepStats:
     sizes = sum(message.size for item in end.program.rounds for message in item.messages)
     sends = end.program.side is Side.SENDER
-    sent: list[Delivery] = []
+    held: list[Delivery] = []
     for (side, _), outcome in outcomes.items():
-        sent += outcome.deliveries if side is Side.SENDER else ()
+        held += outcome.deliveries if side is Side.RECEIVER else ()
     return StepStats(
         version=version,
         rounds=len(end.program.rounds),
         bytes_sent=sizes if sends else 0,
         bytes_received=0 if sends else sizes,
         seconds=dict(done.seconds),
-        digest=total_digest(sent),
+        digest=total_digest(held),
     )

@@ -12,6 +12,9 @@ from torch.distributed.distributed_c10d import Store
 
 from tranship.runtime.transports.protocol import Gathered, TransportError
 
+_WITHDRAWN = "null"
+"""Stands for what was to be handed out after a member has given up."""
+
 
 @dataclass(slots=True)
 class Control:
@@ -35,29 +38,42 @@ class Control:
         """
         number, self._gathers = self._gathers, self._gathers + 1
         try:
-            self.store.set(_key(number, self.member), payload)
             if self.member == 0:
-                self._hand_out(number)
-            result = _key(number, "all")
-            self.store.wait([result], timedelta(seconds=2 * self.patience))
-            return tuple(json.loads(self.store.get(result)))
+                return self._hand_out(number, payload)
+            self.store.set(_key(number, self.member), payload)
+            return self._result(number)
         except RuntimeError as error:
             raise TransportError(f"control message {number} did not come back: {error}") from error
 
-    def _hand_out(self, number: int) -> None:
-        keys = [_key(number, member) for member in range(self.size)]
+    def _result(self, number: int) -> Gathered:
+        """Wait for what member 0 hands out, or withdraw: whoever is first decides for all."""
+        result = _key(number, "all")
+        try:
+            self.store.wait([result], timedelta(seconds=2 * self.patience))
+        except RuntimeError:
+            if self.store.compare_set(result, "", _WITHDRAWN).decode() == _WITHDRAWN:
+                raise
+        return self._read(self.store.get(result).decode())
+
+    def _read(self, text: str) -> Gathered:
+        return (None,) * self.size if text == _WITHDRAWN else tuple(json.loads(text))
+
+    def _hand_out(self, number: int, payload: str) -> Gathered:
+        keys = [_key(number, member) for member in range(1, self.size)]
         try:
             self.store.wait(keys, timedelta(seconds=self.patience))
-            arrived = [True] * self.size
+            arrived = [True] * len(keys)
         except RuntimeError:
             arrived = [self.store.check([key]) for key in keys]
-        pairs = zip(keys, arrived, strict=True)
-        texts = [self.store.get(key).decode() if there else None for key, there in pairs]
-        self.store.set(_key(number, "all"), json.dumps(texts))
+        present = [key for key, there in zip(keys, arrived, strict=True) if there]
+        found = iter(self.store.multi_get(present) if present else [])
+        texts = (payload, *(next(found).decode() if there else None for there in arrived))
+        handed_out = self.store.compare_set(_key(number, "all"), "", json.dumps(texts)).decode()
         if number and all(arrived):
             # Whoever is heard of has read what was handed out before.
-            for name in (*range(self.size), "all"):
+            for name in (*range(1, self.size), "all"):
                 self.store.delete_key(_key(number - 1, name))
+        return self._read(handed_out)
 
 
 def _key(number: int, whose: int | str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 from torch.distributed import ProcessGroupGloo
 from torch.distributed.distributed_c10d import PrefixStore, Store, Work
@@ -32,10 +33,10 @@ class GlooTransport:
     group: _Group
     control: Control
 
-    def refusal(self, memory: Tensor) -> str | None:
+    def refusal(self, device: torch.device) -> str | None:
         """Refuse all memory but the CPU's."""
-        if memory.device.type != "cpu":
-            return f"gloo sends from the CPU's memory, not from {memory.device}"
+        if device.type != "cpu":
+            return f"gloo sends from the CPU's memory, not from {device}"
         return None
 
     def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
@@ -61,6 +62,9 @@ class GlooTransport:
                 work.wait(timedelta(seconds=left))
         except RuntimeError as error:
             raise TransportError(f"gloo: {error}") from error
+
+    def abandon(self) -> None:
+        """Do nothing: an exchange ends by itself, in time."""
 
     def gather(self, payload: str) -> Gathered:
         """Give every rank the texts of all; see `Control.gather`."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+import torch
 from torch import Tensor
 from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
@@ -28,9 +29,9 @@ class LocalTransport:
     mailboxes: Mailboxes
     control: Control
 
-    def refusal(self, memory: Tensor) -> str | None:
+    def refusal(self, device: torch.device) -> str | None:
         """Refuse nothing: bytes on any device can be copied."""
-        del memory
+        del device
         return None
 
     def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
@@ -51,6 +52,9 @@ class LocalTransport:
                 message = f"{len(sent)} bytes came instead of {len(parcel.memory)}"
                 raise TransportError(message)
             parcel.memory.copy_(sent)
+
+    def abandon(self) -> None:
+        """Do nothing: an exchange ends by itself, in time."""
 
     def gather(self, payload: str) -> Gathered:
         """Give every rank the texts of all; see `Control.gather`."""

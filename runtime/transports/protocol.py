@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from tranship.schema.manifest import Side
@@ -65,18 +66,33 @@ class Transport(Protocol):
         """Both sides' sizes."""
         ...
 
-    def refusal(self, memory: Tensor) -> str | None:
-        """Say why bytes in `memory` cannot be sent or received, or None if they can."""
+    @property
+    def timeout(self) -> float:
+        """How long a rank may keep the others waiting, in seconds."""
         ...
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
-        """Send and receive all parcels of a round in one group.
-
-        On return the memory of both may be used again. Between two ranks there is one parcel at
-        most, of a size that both know; none of them is empty.
-        """
+    def refusal(self, device: torch.device) -> str | None:
+        """Say why memory on `device` cannot be sent or received, or None if it can."""
         ...
 
     def gather(self, payload: str) -> Gathered:
         """Give every rank the texts of all, also where some ranks are gone."""
+        ...
+
+
+@runtime_checkable
+class MessageTransport(Transport, Protocol):
+    """A transport of messages, which are packed before and unpacked after."""
+
+    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+        """Send and receive all parcels of a round in one group.
+
+        On return the memory of both may be used again: by the host, or, if it is a GPU's, by what
+        is enqueued on the current stream from then on. Between two ranks there is one parcel at
+        most, of a size that both know; none of them is empty.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Stop what is under way. The transport is of no use any more."""
         ...

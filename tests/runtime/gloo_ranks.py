@@ -27,7 +27,7 @@ from tranship.runtime.frameworks.fsdp import fsdp_declaration
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender
 from tranship.runtime.transports.gloo import connect_gloo
-from tranship.runtime.transports.protocol import Parcel, Transport, World
+from tranship.runtime.transports.protocol import MessageTransport, Parcel, World
 from tranship.schema.manifest import Side
 from tranship.schema.records import BufferRecord
 
@@ -48,7 +48,7 @@ class Rank:
         member: int,
         store: Store,
         timeout: float = 60.0,
-        odd: Callable[[Transport], Transport] = lambda transport: transport,
+        odd: Callable[[MessageTransport], MessageTransport] = lambda transport: transport,
     ) -> None:
         self.transfer, (self.side, self.rank) = transfer, WORLD.seat(member)
         self.model: nn.Module = transfer.models(self.side)[self.rank]
@@ -118,7 +118,7 @@ def corrupts(member: int, store: Store) -> Sequence[Report]:
     transfer = bf16()
     at = len(transfer.plan.rounds) + 1
 
-    def odd(end: Transport) -> Transport:
+    def odd(end: MessageTransport) -> MessageTransport:
         return Flipping(end, at) if member == 3 else end
 
     rank = Rank(transfer, member, store, odd=odd)
@@ -168,7 +168,7 @@ def dies(member: int, store: Store) -> Sequence[Report]:
     return [rank.step(1)]
 
 
-def _same(transport: Transport) -> Transport:
+def _same(transport: MessageTransport) -> MessageTransport:
     return transport
 
 

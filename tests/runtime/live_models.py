@@ -11,20 +11,22 @@ from tranship.schema.records import BufferRecord
 SENTINEL = 0x5A
 
 
-def model_of(manifest: Manifest, rank: int) -> nn.Module:
+def model_of(manifest: Manifest, rank: int, device: str = "cpu") -> nn.Module:
     """Build the modules of one rank, with sentinel bytes in every buffer."""
     root = nn.Module()
     records = {record.name: record for record in expand(manifest, [rank]).buffers}
-    tensors = {name: blank(record) for name, record in records.items() if not record.role.of}
+    tensors = {
+        name: blank(record, device) for name, record in records.items() if not record.role.of
+    }
     for name, record in records.items():
         place(root, name, record.kind, tensors[record.role.of or name])
     return root
 
 
-def blank(record: BufferRecord) -> Tensor:
+def blank(record: BufferRecord, device: str = "cpu") -> Tensor:
     kind = torch_dtype(record.dtype)
-    tensor = torch.empty_strided(record.shape, record.strides, dtype=kind)
-    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    tensor = torch.empty_strided(record.shape, record.strides, dtype=kind, device=device)
+    whole = torch.empty(0, dtype=torch.uint8, device=device).set_(tensor.untyped_storage())
     whole.fill_(SENTINEL)
     return tensor
 

@@ -3,26 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
-from tranship.runtime.transports.protocol import Gathered, Parcel, Transport, World
+from tranship.runtime.transports.protocol import Gathered, MessageTransport, Parcel, World
 
 
 @dataclass
 class Passing:
     """A transport that passes everything on to another one."""
 
-    inner: Transport
+    inner: MessageTransport
 
     @property
     def world(self) -> World:
         return self.inner.world
 
-    def refusal(self, memory: Tensor) -> str | None:
-        return self.inner.refusal(memory)
+    @property
+    def timeout(self) -> float:
+        return self.inner.timeout
+
+    def refusal(self, device: torch.device) -> str | None:
+        return self.inner.refusal(device)
 
     def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         self.inner.exchange(sends, receives)
+
+    def abandon(self) -> None:
+        self.inner.abandon()
 
     def gather(self, payload: str) -> Gathered:
         return self.inner.gather(payload)

@@ -50,6 +50,7 @@ class Transfer:
     columns: int
     expect: Callable[["Transfer", int, int], Tensors]
     recipes: Mapping[str, Recipe]
+    parts: int = 2
 
     def dense(self, version: int) -> Tensors:
         """All logical tensors of a version."""
@@ -65,7 +66,7 @@ class Transfer:
 
     def train(self, model: nn.Module, rank: int, version: int) -> None:
         """Put a version of the weights into a sender's model, in place."""
-        half = self.rows // 2
+        half = self.rows // self.parts
         with torch.no_grad():
             for name, value in self.dense(version).items():
                 part = value if name == NORM else value[rank * half : (rank + 1) * half]
@@ -83,10 +84,10 @@ class Transfer:
             if not torch.equal(_bytes(_find(model, name)), _bytes(value))
         ]
 
-    def models(self, side: Side) -> list[nn.Module]:
+    def models(self, side: Side, device: str = "cpu") -> list[nn.Module]:
         """New models of both ranks of a side."""
         manifest = self.sender if side is Side.SENDER else self.receiver
-        return [model_of(manifest, rank) for rank in range(2)]
+        return [model_of(manifest, rank, device) for rank in range(self.parts)]
 
 
 def _find(model: nn.Module, name: str) -> Tensor:
@@ -95,15 +96,17 @@ def _find(model: nn.Module, name: str) -> Tensor:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _side(rows: int, columns: int, side: Side, buffers: tuple[BufferFamily, ...]) -> Manifest:
+def _side(
+    rows: int, columns: int, side: Side, buffers: tuple[BufferFamily, ...], parts: int
+) -> Manifest:
     return Manifest(
         format="tranship.manifest/1",
         side=side,
-        world_size=2,
-        axes=(Axis(name="part", size=2, stride=1),),
+        world_size=parts,
+        axes=(Axis(name="part", size=parts, stride=1),),
         tensors=(
             TensorFamily(name=UP, indices=LAYERS, shape=(rows, columns)),
             TensorFamily(name=NORM, shape=(columns,)),
@@ -117,13 +120,13 @@ def _norm(columns: int) -> BufferFamily:
     return BufferFamily(name=NORM, dtype=DType.BF16, shape=(columns,), pieces=(whole,))
 
 
-def _sender(rows: int, columns: int) -> Manifest:
-    half = rows // 2
+def _sender(rows: int, columns: int, parts: int) -> Manifest:
+    half = rows // parts
     piece = Piece(tensor=UP, start=(f"part * {half}", 0), extent=(half, columns))
     up = BufferFamily(
         name=UP, indices=LAYERS, dtype=DType.BF16, shape=(half, columns), pieces=(piece,)
     )
-    return _side(rows, columns, Side.SENDER, (up, _norm(columns)))
+    return _side(rows, columns, Side.SENDER, (up, _norm(columns)), parts)
 
 
 # --- BF16: a transposed copy, a derived attribute and a constant ----------------------------------
@@ -136,7 +139,7 @@ def _add_up(total: Tensor, up: Tensor) -> None:
 
 
 def _copied(transfer: Transfer, rank: int, version: int) -> Tensors:
-    dense, half = transfer.dense(version), transfer.columns // 2
+    dense, half = transfer.dense(version), transfer.columns // transfer.parts
     found = {NORM: dense[NORM]}
     for layer in range(3):
         columns = dense[UP.format(layer=layer)][:, rank * half : (rank + 1) * half]
@@ -145,10 +148,10 @@ def _copied(transfer: Transfer, rank: int, version: int) -> Tensors:
     return found
 
 
-def bf16_transfer() -> Transfer:
+def bf16_transfer(parts: int = 2) -> Transfer:
     """A copy in more rounds than there are slots."""
     rows, columns = 40, 36
-    half = columns // 2
+    half = columns // parts
     piece = Piece(tensor=UP, start=(0, f"part * {half}"), extent=(rows, half), strides=(1, rows))
     up = BufferFamily(
         name=UP, indices=LAYERS, dtype=DType.BF16, shape=(half, rows), pieces=(piece,)
@@ -168,10 +171,10 @@ def bf16_transfer() -> Transfer:
         kind=Kind.BUFFER,
         role=ConstantBuffer(kind="constant", reason="computed from the configuration"),
     )
-    sender = _sender(rows, columns)
-    receiver = _side(rows, columns, Side.RECEIVER, (up, _norm(columns), total, rotary))
+    sender = _sender(rows, columns, parts)
+    receiver = _side(rows, columns, Side.RECEIVER, (up, _norm(columns), total, rotary), parts)
     plan = compile_transfer(sender, receiver, options=Options(staging_bytes=4096))
-    return Transfer(sender, receiver, plan, rows, columns, _copied, {"add_up": _add_up})
+    return Transfer(sender, receiver, plan, rows, columns, _copied, {"add_up": _add_up}, parts)
 
 
 # --- FP8: blocks of 128 x 128, in part cut by the senders' shards ---------------------------------
@@ -181,7 +184,7 @@ BLOCK = 128
 
 
 def _quantized(transfer: Transfer, rank: int, version: int) -> Tensors:
-    dense, half = transfer.dense(version), transfer.columns // 2
+    dense, half = transfer.dense(version), transfer.columns // transfer.parts
     found = {NORM: dense[NORM]}
     for layer in range(3):
         encoding = Encoding(DType.F8E4M3FN, (BLOCK, BLOCK), DType.F32)
@@ -192,10 +195,10 @@ def _quantized(transfer: Transfer, rank: int, version: int) -> Tensors:
     return found
 
 
-def fp8_transfer() -> Transfer:
+def fp8_transfer(parts: int = 2) -> Transfer:
     """Senders hold 192 rows each, so that the middle row of blocks is cut."""
     rows, columns = 384, 256
-    half, blocks = columns // 2, columns // 2 // BLOCK
+    half, blocks = columns // parts, columns // parts // BLOCK
     codes = Piece(tensor=UP, start=(0, f"part * {half}"), extent=(rows, half))
     scales = Piece(
         tensor=UP, part=Part.SCALE, start=(0, f"part * {blocks}"), extent=(rows // BLOCK, blocks)
@@ -216,7 +219,7 @@ def fp8_transfer() -> Transfer:
         encoding=Scale(kind="scale", of=UP),
         pieces=(scales,),
     )
-    sender = _sender(rows, columns)
-    receiver = _side(rows, columns, Side.RECEIVER, (up, scale, _norm(columns)))
+    sender = _sender(rows, columns, parts)
+    receiver = _side(rows, columns, Side.RECEIVER, (up, scale, _norm(columns)), parts)
     plan = compile_transfer(sender, receiver, options=Options(staging_bytes=1 << 18))
-    return Transfer(sender, receiver, plan, rows, columns, _quantized, {})
+    return Transfer(sender, receiver, plan, rows, columns, _quantized, {}, parts)

@@ -1,0 +1,1 @@
+"""One process lets another on its host map the GPU memory that its tensors lie in."""

@@ -1,0 +1,105 @@
+"""How ranks find one another, and the fastest way in which all of them can talk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from tranship.runtime.sharing.channel import (
+    Channel,
+    ChannelError,
+    Listener,
+    connect,
+    listen,
+    private_directory,
+)
+from tranship.runtime.transports.control import Control
+from tranship.runtime.transports.hub import join_hub, open_hub
+from tranship.runtime.transports.protocol import Gathered, TransportError, World
+from tranship.schema.manifest import Frozen
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Talk(Protocol):
+    """Gives every rank the texts of all."""
+
+    def gather(self, payload: str) -> Gathered:
+        """Give every rank the texts of all, also where some ranks are gone."""
+        ...
+
+
+class Address(Frozen):
+    """Where a rank is found: the host's boot, the UUID of its GPU, and a socket on that host."""
+
+    host: str
+    device: str
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What ranks know of one another. `listener` is this rank's, `addresses` are of all members."""
+
+    addresses: tuple[Address, ...]
+    listener: Listener
+    talk: Talk
+
+    def stop_listening(self) -> None:
+        """Remove this rank's socket: nobody is to connect any more."""
+        self.listener.close()
+        self.listener.path.parent.rmdir()
+
+
+def meet(store: Store, world: World, member: int, device: str, timeout: float) -> Meeting:
+    """Meet all other ranks; every rank of both sides must call it.
+
+    Ranks of one host talk over Unix sockets, whose ends see each other's user; others by way of
+    the store.
+
+    Args:
+        store: A store that all ranks reach; nobody else may use it.
+        world: Both sides' sizes.
+        member: This rank among all.
+        device: The UUID of its GPU.
+        timeout: How long a rank may keep the others waiting, in seconds.
+
+    Raises:
+        TransportError: not all ranks came in time.
+    """
+    control = Control(PrefixStore("control", store), member, world.size, timeout)
+    listener = listen(private_directory())
+    host = _BOOT_ID.read_text(encoding="ascii").strip()
+    own = Address(host=host, device=device, socket=str(listener.path))
+    addresses = _addresses(control.gather(own.model_dump_json()), world)
+    if len({address.host for address in addresses}) > 1:
+        return Meeting(addresses, listener, control)
+    if member == 0:
+        talk: Talk = open_hub(listener, world.size, timeout)
+    else:
+        talk = join_hub(_connected(Path(addresses[0].socket), timeout), member, timeout)
+    # Until all have joined, nobody may knock at member 0's socket with anything else.
+    talk.gather("")
+    return Meeting(addresses, listener, talk)
+
+
+def _connected(socket: Path, timeout: float) -> Channel:
+    try:
+        return connect(socket, timeout)
+    except ChannelError as error:
+        raise TransportError(f"no way to member 0: {error}") from error
+
+
+def _addresses(texts: Gathered, world: World) -> tuple[Address, ...]:
+    found: list[Address] = []
+    for member, text in enumerate(texts):
+        name = "{} rank {}".format(*world.seat(member))
+        if text is None:
+            raise TransportError(f"{name} did not come in time")
+        try:
+            found.append(Address.model_validate_json(text))
+        except ValidationError as error:
+            raise TransportError(f"{name} has no address: {error.errors()[0]['msg']}") from error
+    return tuple(found)

@@ -1,0 +1,137 @@
+"""Steps on streams, without a GPU: streams and events that do everything at once stand in for it.
+
+Kernels run in the interpreter, which is not made for threads: one runs at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from threading import Lock
+from typing import Any, cast
+
+import pytest
+import torch
+
+from tests.runtime.local_jobs import WORLD, at_once, bf16
+from tests.runtime.odd_transports import Flipping
+from tranship.runtime import session
+from tranship.runtime.errors import DistributedError
+from tranship.runtime.kernels.rounds import Kernels
+from tranship.runtime.live import live_tensors
+from tranship.runtime.replay import Endpoint
+from tranship.runtime.session import Receiver, Sender, State
+from tranship.runtime.step import StepStats
+from tranship.runtime.streamed import StreamReplayer
+from tranship.runtime.transports.local import connect_locally
+from tranship.runtime.transports.protocol import MessageTransport
+from tranship.schema.manifest import Side
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real streams")
+
+
+class Event:
+    """An event that has always come."""
+
+    def record(self, stream: "Stream") -> None:
+        del stream
+
+    def query(self) -> bool:
+        return True
+
+
+class Stream:
+    """A stream on which everything is done at once."""
+
+    def __init__(self, device: torch.device | None = None, priority: int = 0) -> None:
+        del device, priority
+
+    def wait_event(self, event: Event) -> None:
+        del event
+
+
+@pytest.fixture(autouse=True)
+def streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let CUDA's streams be `Stream`, and sessions replay on them."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(session, "replayer", streamed)
+    lock = Lock()
+    for name in ("begin", "run"):
+        monkeypatch.setattr(Kernels, name, _locked(getattr(Kernels, name), lock))
+
+
+def streamed(end: Endpoint) -> StreamReplayer:
+    assert isinstance(end.transport, MessageTransport)
+    return StreamReplayer(end, end.transport)
+
+
+def _locked(call: Callable[..., Any], lock: Lock) -> Callable[..., Any]:
+    def locked(*args: Any) -> Any:
+        with lock:
+            return call(*args)
+
+    return locked
+
+
+Sessions = list[Sender | Receiver]
+
+
+def bound(odd: Callable[[MessageTransport], MessageTransport]) -> tuple[Sessions, list[Any]]:
+    """Bind all ranks at once, the last one to a transport that `odd` makes; with their models."""
+    transfer = bf16()
+    senders, receivers = connect_locally(WORLD, timeout=20)
+    ends: list[MessageTransport] = [*senders, *receivers[:-1], odd(receivers[-1])]
+    models = [*transfer.models(Side.SENDER), *transfer.models(Side.RECEIVER)]
+
+    def bind(member: int) -> Sender | Receiver:
+        (side, rank), live = WORLD.seat(member), live_tensors(models[member])
+        if side is Side.SENDER:
+            return Sender.bind(transfer.plan, transfer.sender, live, ends[member], rank)
+        plan, manifest = transfer.plan, transfer.receiver
+        return Receiver.bind(plan, manifest, live, ends[member], rank, transfer.recipes)
+
+    with ThreadPoolExecutor(WORLD.size) as pool:
+        return list(pool.map(bind, range(WORLD.size))), models
+
+
+def step(sessions: Sessions, models: list[Any], version: int) -> Sequence[Any]:
+    """Train, publish and receive."""
+    for rank in range(WORLD.senders):
+        bf16().train(models[rank], rank, version)
+    calls = [
+        (lambda own=own: own.publish(version))
+        if isinstance(own, Sender)
+        else (lambda own=own: own.receive(version))
+        for own in sessions
+    ]
+    return at_once(cast("list[Callable[[], StepStats]]", calls))
+
+
+def wrong(models: list[Any], version: int) -> Iterator[str]:
+    for rank, model in enumerate(models[WORLD.senders :]):
+        yield from bf16().wrong(model, rank, version)
+
+
+def test_rounds_on_streams_deliver_every_version_whole() -> None:
+    sessions, models = bound(lambda end: end)
+    assert len(bf16().plan.rounds) > len(bf16().plan.staging.slots)
+    for version in (1, 2):
+        results = step(sessions, models, version)
+        assert [result for result in results if isinstance(result, BaseException)] == []
+        assert len({result.digest for result in results}) == 1
+        assert list(wrong(models, version)) == []
+
+
+def test_a_bit_that_changes_on_its_way_is_found_and_the_next_step_repairs_it() -> None:
+    rounds = len(bf16().plan.rounds)
+    # Binding exchanges all rounds once, too.
+    sessions, models = bound(lambda end: Flipping(end, 2 * rounds))
+    results = step(sessions, models, 1)
+    assert all(isinstance(result, DistributedError) for result in results)
+    assert {finding.code for finding in results[0].diagnostics} == {"TS839"}
+    states = [own.state for own in sessions if isinstance(own, Receiver)]
+    assert states == [State.TORN, State.TORN]
+    assert not [r for r in step(sessions, models, 2) if isinstance(r, BaseException)]
+    assert list(wrong(models, 2)) == []
