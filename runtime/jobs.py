@@ -173,6 +173,14 @@ def spans(first: IntArray, count: IntArray) -> IntArray:
     return np.arange(len(rows), dtype=np.int64) - before[rows] + first[rows]
 
 
+def places(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Return all places in grids of `counts` `[n, D]`: the grid of each, and `[total, D]`."""
+    total = np.prod(counts, axis=1)
+    grid = np.repeat(np.arange(len(counts)), total)
+    flat = spans(np.zeros_like(total), total)[:, np.newaxis]
+    return grid, flat // row_major(counts)[grid] % counts[grid]
+
+
 def join_batches(batches: Sequence[Batch], dims: int) -> Batch:
     """Put batches one after another."""
     jobs = [blank_jobs(0, dims), *(batch.jobs.copy() for batch in batches)]

@@ -68,8 +68,7 @@ class MappedSender:
 
     def __init__(self, end: Endpoint, transport: CudaIpcTransport) -> None:
         self._end, self._device = end, end.bound.device
-        rounds = end.program.rounds
-        self._receivers = sorted({message.peer for item in rounds for message in item.messages})
+        self._receivers = end.program.peers
         self._watch: Watch | None = None
         self._samples: SampleKernels | None = None
         self._apart = False
@@ -174,8 +173,7 @@ class MappedReceiver:
 
     def __init__(self, end: Endpoint, transport: CudaIpcTransport) -> None:
         self._end, self._device = end, end.bound.device
-        rounds = end.program.rounds
-        self._senders = sorted({message.peer for item in rounds for message in item.messages})
+        self._senders = end.program.peers
         self._mapped: list[Mapped] = []
         self._events: list[SharedEvent] = []
         self._kernels: DirectKernels | None = None

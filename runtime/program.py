@@ -95,6 +95,11 @@ class Program:
     derived: tuple[DerivedCall, ...]
     staging_bytes: int
 
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The ranks of the other side that messages go to, or come from, ascending."""
+        return tuple(sorted({message.peer for item in self.rounds for message in item.messages}))
+
 
 def program(plan: TransferPlan, side: Side, rank: int) -> Program:
     """Expand the part that `rank` of `side` has in `plan`.

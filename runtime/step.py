@@ -33,7 +33,8 @@ class StepStats:
         rounds: how many rounds were replayed.
         bytes_sent: bytes of the messages that this rank sent, padding included.
         bytes_received: the same of those that came.
-        seconds: host time by stage: pack, exchange, unpack, digest, derive.
+        seconds: host time by stage: pack, exchange, unpack, digest, derive; on a GPU enqueue, check
+            and wait as well, since what is enqueued takes its time later.
         digest: of everything that all receivers hold; equal on all ranks.
     """
 

@@ -36,6 +36,7 @@ from tranship.runtime.jobs import (
     Jobs,
     Table,
     fields,
+    places,
     row_major,
     spans,
 )
@@ -95,7 +96,7 @@ def tile_jobs(jobs: Jobs, fragments: Fragments, size: tuple[int, int] = TILE_SIZ
     return TileTable(tiles, np.concatenate([values, amaxes]), places)
 
 
-def _grid(jobs: Jobs) -> tuple[IntArray, IntArray]:
+def grid(jobs: Jobs) -> tuple[IntArray, IntArray]:
     """Return block and phase `[n, D]`; a block that holds all of a dim starts and ends with it."""
     whole = jobs["phase"] + jobs["extent"] <= jobs["block"]
     return np.where(whole, jobs["extent"], jobs["block"]), np.where(whole, 0, jobs["phase"])
@@ -103,7 +104,7 @@ def _grid(jobs: Jobs) -> tuple[IntArray, IntArray]:
 
 def _cut(jobs: Jobs, size: tuple[int, int]) -> _Cut:
     """Cut at multiples of `size` from the start of each block or, of small blocks, of a group."""
-    block, phase = _grid(jobs)
+    block, phase = grid(jobs)
     limit = np.ones(block.shape[1], dtype=np.int64)
     limit[-2:] = size
     group = np.where(block <= limit, limit // block * block, block)
@@ -111,7 +112,7 @@ def _cut(jobs: Jobs, size: tuple[int, int]) -> _Cut:
     first = phase // limit
     last = phase + jobs["extent"] - 1
     count = last // group * per_group + last % group // limit - first + 1
-    job, place = _unroll(count)
+    job, place = places(count)
     tile = first[job] + place
     number, part = np.divmod(tile, per_group[job])
     start = number * group[job] + part * limit
@@ -123,14 +124,6 @@ def _cut(jobs: Jobs, size: tuple[int, int]) -> _Cut:
         block[job],
         phase[job],
     )
-
-
-def _unroll(count: IntArray) -> tuple[IntArray, IntArray]:
-    """Return all places in grids of `count` `[n, D]`: the grid's row, and `[total, D]`."""
-    total = np.prod(count, axis=1)
-    row = np.repeat(np.arange(len(count)), total)
-    flat = spans(np.zeros_like(total), total)[:, np.newaxis]
-    return row, flat // row_major(count)[row] % count[row]
 
 
 def _tiles(jobs: Jobs, cut: _Cut) -> Table:
@@ -199,19 +192,19 @@ def _meet(
 
 def _place_amaxes(tiles: Table, jobs: Jobs, cut: _Cut, size: tuple[int, int]) -> int:
     """Set where tiles that hold parts of blocks gather amaxes, and return how many there are."""
-    block, phase = _grid(jobs)
+    block, phase = grid(jobs)
     limit = np.ones(block.shape[1], dtype=np.int64)
     limit[-2:] = size
     bounds = (jobs["op"] == JobOp.AMAX) | (jobs["op"] == JobOp.QUANTIZE)
     alone = (jobs["op"] == JobOp.QUANTIZE) & (jobs["amax_count"] == 0)
     gathered = bounds & ~(alone & np.all(block <= limit, axis=1))
     counts = (phase + jobs["extent"] - 1) // block + 1
-    places = np.where(gathered, np.prod(counts, axis=1), 0)
-    base, strides = np.cumsum(places) - places, row_major(counts)
+    own = np.where(gathered, np.prod(counts, axis=1), 0)
+    base, strides = np.cumsum(own) - own, row_major(counts)
     place = base[cut.job] + np.sum(cut.first * strides[cut.job], axis=1)
     tiles["amax_place"] = np.where(gathered[cut.job], place, -1)
     tiles["amax_strides"] = strides[cut.job, -2:]
-    return int(np.sum(places))
+    return int(np.sum(own))
 
 
 def _overlaps(

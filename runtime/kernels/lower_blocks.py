@@ -12,6 +12,7 @@ from tranship.runtime.jobs import (
     Fragments,
     JobOp,
     Jobs,
+    places,
     spans,
 )
 from tranship.runtime.jobs import Table as JobTable
@@ -24,9 +25,8 @@ from tranship.runtime.kernels.tables import (
     Wire,
     classes,
     common_unit,
-    places,
 )
-from tranship.runtime.tiles import TILE_SIZE, TileTable, tile_jobs
+from tranship.runtime.tiles import TILE_SIZE, TileTable, grid, tile_jobs
 from tranship.schema.dtypes import DType
 from tranship.schema.expression import IntArray
 from tranship.schema.formulas import FORMULAS
@@ -84,8 +84,9 @@ def lower_blocks(jobs: Jobs, tiled: Tiled, wire: Wire, at: Addresses, amaxes: in
         tiles = _Tiles(table, shape, jobs[index], wire.take(index), at, first)
         first += table.amax_places
         before += tiles.raising()
-        sure, found = tiles.fast()
-        after += [*found, *tiles.slow(), *tiles.bounds(amaxes)]
+        whole = tiles.whole_blocks()
+        sure, found = tiles.fast(whole)
+        after += [*found, *tiles.slow(whole), *tiles.bounds(amaxes)]
         digested[index] = sure
     return Blocks(tuple(before), Lowered(tuple(after), digested))
 
@@ -102,9 +103,8 @@ class _Shape:
 
 def _shapes(jobs: Jobs) -> Iterator[tuple[_Shape, IntArray]]:
     """Yield the jobs of each shape."""
-    whole = jobs["phase"] + jobs["extent"] <= jobs["block"]
-    block = np.where(whole, jobs["extent"], jobs["block"])
-    in_step = np.where(whole, 0, jobs["phase"])[:, -1] == 0
+    block, phase = grid(jobs)
+    in_step = phase[:, -1] == 0
     given = (jobs["amax_count"] > 0) | (jobs["op"] == JobOp.AMAX)
     deep = np.any(block[:, :-2] > 1, axis=1)
     keys = block[:, -2], block[:, -1], in_step, given | deep
@@ -153,10 +153,9 @@ class _Tiles:
             options = {"ROWS": 16, "COLUMNS": 128, "num_warps": 4}
             yield Table("raise_to_parts", self._parts(tiles[given]), options)
 
-    def fast(self) -> tuple[Mask, list[Table]]:
-        """Return the launches of whole blocks, and which jobs they digest."""
+    def fast(self, chosen: Mask) -> tuple[Mask, list[Table]]:
+        """Return the launches of the chosen whole blocks, and which jobs they digest."""
         tiles, shape = self.table.tiles, self.shape
-        chosen = self._whole_blocks()
         offset = self.wire.offset[tiles["job"]] + tiles["inner_first"]
         pitch = self.jobs["inner_extent"][tiles["job"], -1]
         fits = chosen & (self.wire.offset[tiles["job"]] >= 0) & (offset % 8 == 0) & (pitch % 8 == 0)
@@ -189,10 +188,10 @@ class _Tiles:
             tables.append(Table("quantize_blocks", records, options, table))
         return sure, tables
 
-    def slow(self) -> Iterator[Table]:
-        """Yield the launches of all other tiles that are quantized."""
+    def slow(self, whole: Mask) -> Iterator[Table]:
+        """Yield the launches of all tiles that are quantized and are not whole blocks."""
         tiles = self.table.tiles
-        rest = np.flatnonzero((tiles["op"] == JobOp.QUANTIZE) & ~self._whole_blocks())
+        rest = np.flatnonzero((tiles["op"] == JobOp.QUANTIZE) & ~whole)
         for options, index in self._value_classes(rest):
             keys = (tiles[name][index] for name in ("formula", "target_dtype", "scale_dtype"))
             gathered = tiles["amax_place"][index] >= 0
@@ -219,7 +218,7 @@ class _Tiles:
                 np.full(len(tiles), 4),
             )
 
-    def _whole_blocks(self) -> Mask:
+    def whole_blocks(self) -> Mask:
         """Which tiles the fast kernel can do."""
         tiles, shape = self.table.tiles, self.shape
         if shape.cells != WHOLE or not _is_fast(shape):

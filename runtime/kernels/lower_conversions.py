@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tranship.runtime.jobs import DTYPES, ITEM_SIZES, NOWHERE, Fragments, Jobs
+from tranship.runtime.jobs import DTYPES, ITEM_SIZES, NOWHERE, Fragments, Jobs, places
 from tranship.runtime.kernels.lower_copies import own_fragments
 from tranship.runtime.kernels.tables import (
     Addresses,
@@ -15,7 +15,6 @@ from tranship.runtime.kernels.tables import (
     classes,
     common_unit,
     merge_dims,
-    places,
 )
 from tranship.schema.dtypes import DType
 from tranship.schema.expression import IntArray

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tranship.runtime.jobs import DTYPE_NUMBER, ITEM_SIZES, Fragments, Jobs, row_major
+from tranship.runtime.jobs import DTYPE_NUMBER, ITEM_SIZES, Fragments, Jobs, places, row_major
 from tranship.runtime.kernels.tables import (
     Addresses,
     Mask,
@@ -15,7 +15,6 @@ from tranship.runtime.kernels.tables import (
     classes,
     common_unit,
     merge_dims,
-    places,
     unroll,
 )
 from tranship.schema.dtypes import DType
@@ -72,7 +71,7 @@ def lower_boxes(
 ) -> tuple[Table, ...]:
     """Return the launches that copy boxes `[n, D]` of elements of `item` bytes."""
     boxes = merge_dims(sizes, source_strides, target_strides, row_major(sizes))
-    moved = _Moved(item, source, target, _no_wire(len(sizes)), boxes)
+    moved = _Moved(item, source, target, Wire.nowhere(len(sizes)), boxes)
     return _lower(moved, taken=False).tables
 
 
@@ -102,7 +101,7 @@ def lower_fills(fills: Jobs, at: Addresses) -> tuple[Table, ...]:
         ITEM_SIZES[fills["target_dtype"]],
         bits,
         target,
-        _no_wire(len(fills)),
+        Wire.nowhere(len(fills)),
         Strided(boxes.sizes, (np.zeros_like(boxes.strides[0]), boxes.strides[0])),
     )
     return tuple(_elements(filled, constant=True))
@@ -126,11 +125,6 @@ def _one_bits() -> IntArray:
 
 
 _ONE = _one_bits()
-
-
-def _no_wire(rows: int) -> Wire:
-    nowhere = np.full(rows, -1, np.int64)
-    return Wire(nowhere, nowhere, nowhere)
 
 
 def own_fragments(jobs: Jobs, fragments: Fragments) -> Fragments:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tranship.runtime.jobs import row_major
-from tranship.runtime.kernels.tables import Table, classes, common_unit, merge_dims, places
+from tranship.runtime.jobs import places, row_major
+from tranship.runtime.kernels.tables import Table, classes, common_unit, merge_dims
 from tranship.schema.expression import IntArray
 
 _WORDS = (2048, 512, 64)
@@ -55,6 +55,14 @@ def lower_digests(
         )
         for (width, depth), index in (classes(unit, dims) if len(unit) else ())
     )
+
+
+def lower_flat_digests(
+    address: IntArray, size: IntArray, entry: IntArray, offset: IntArray
+) -> tuple[Table, ...]:
+    """Return the launches that digest `size` contiguous bytes each, `[n]`."""
+    ones = np.ones((len(address), 1), np.int64)
+    return lower_digests(address, size[:, np.newaxis], ones, ones[:, 0], entry, offset)
 
 
 def _records(

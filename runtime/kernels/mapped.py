@@ -12,7 +12,7 @@ from tranship.runtime.execute import Memory
 from tranship.runtime.jobs import ITEM_SIZES, NOWHERE, Jobs, select_jobs
 from tranship.runtime.kernels.launch import Launch, Shared, bind_digests, bind_tables
 from tranship.runtime.kernels.lower_copies import lower_fills
-from tranship.runtime.kernels.lower_digests import lower_digests
+from tranship.runtime.kernels.lower_digests import lower_digests, lower_flat_digests
 from tranship.runtime.kernels.rounds import bind_jobs, written_digests
 from tranship.runtime.kernels.tables import LANES, Addresses, Table, Wire
 from tranship.schema.expression import IntArray
@@ -76,7 +76,7 @@ def bind_direct(
     wire = Wire(plan.entry, plan.values, plan.scales)
     first = plan.before
     before = bind_jobs(
-        first.jobs, first.fragments, _nowhere(len(first.jobs)), at, memory, kept=sums
+        first.jobs, first.fragments, Wire.nowhere(len(first.jobs)), at, memory, kept=sums
     )
     bound = bind_jobs(plan.batch.jobs, plan.batch.fragments, wire, at, memory, kept=sums)
     unread = np.flatnonzero(~bound.digested & (plan.entry >= 0))
@@ -183,7 +183,7 @@ def _sample(
     bound = bind_jobs(own.jobs, own.fragments, wire, at, Memory(buffers, scratch), kept=sums)
     rest = np.flatnonzero(~bound.digested & (values > 0))
     also = np.flatnonzero(scales > 0)
-    tables = _flat_digests(
+    tables = lower_flat_digests(
         scratch.data_ptr()
         + np.concatenate([own.jobs["target_offset"][rest], own.jobs["scale_offset"][also]]),
         np.concatenate([values[rest], scales[also]]),
@@ -191,13 +191,6 @@ def _sample(
         np.concatenate([wire.offset[rest], wire.scale_offset[also]]),
     )
     return (*bound.launches, *bind_digests(tables, sums))
-
-
-def _flat_digests(
-    address: IntArray, size: IntArray, entry: IntArray, offset: IntArray
-) -> tuple[Table, ...]:
-    ones = np.ones((len(address), 1), np.int64)
-    return lower_digests(address, size[:, np.newaxis], ones, ones[:, 0], entry, offset)
 
 
 def _scale_digests(jobs: Jobs, wire: Wire, at: Addresses) -> tuple[Table, ...]:
@@ -212,8 +205,3 @@ def _scale_digests(jobs: Jobs, wire: Wire, at: Addresses) -> tuple[Table, ...]:
         place.entry,
         place.scale_offset,
     )
-
-
-def _nowhere(rows: int) -> Wire:
-    nowhere = np.full(rows, -1, np.int64)
-    return Wire(nowhere, nowhere, nowhere)

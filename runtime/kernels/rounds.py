@@ -13,7 +13,7 @@ from tranship.runtime.kernels.launch import Launch, Shared, bind_digests, bind_t
 from tranship.runtime.kernels.lower_blocks import lower_blocks, tile_blocks
 from tranship.runtime.kernels.lower_conversions import convertible, lower_conversions
 from tranship.runtime.kernels.lower_copies import Lowered, lower_copies, lower_fills
-from tranship.runtime.kernels.lower_digests import lower_digests
+from tranship.runtime.kernels.lower_digests import lower_digests, lower_flat_digests
 from tranship.runtime.kernels.tables import LANES, Addresses, Mask, Table, Wire
 from tranship.runtime.program import Program, RoundProgram
 from tranship.schema.dtypes import DType
@@ -234,11 +234,9 @@ def _wire(item: RoundProgram, first: int, *, of_sender: bool) -> Wire:
 def _slot_digests(item: RoundProgram, slot: int, parts: IntArray, first: int) -> tuple[Table, ...]:
     own = item.parts[parts]
     starts = np.array([message.offset for message in item.messages], np.int64)
-    return lower_digests(
+    return lower_flat_digests(
         slot + own["offset"],
-        own["size"][:, np.newaxis],
-        np.ones((len(own), 1), np.int64),
-        np.ones(len(own), np.int64),
+        own["size"],
         first + own["message"],
         own["offset"] - starts[own["message"]],
     )

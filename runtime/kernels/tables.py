@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tranship.runtime.jobs import row_major, spans
+from tranship.runtime.jobs import NOWHERE, places
 from tranship.schema.expression import IntArray
 
 LANES = 16
@@ -24,8 +24,8 @@ Option: TypeAlias = object
 class Table:
     """One launch: a program per row of `records`, int64 `[programs, columns]`.
 
-    `kernel` names it in `launch.KERNELS`. `fragments` is a second table that records point into.
-    `options` are the kernel's compile-time arguments and those of the launch.
+    `kernel` is one of those that `launch.py` knows. `fragments` is a second table that records
+    point into. `options` are the kernel's compile-time arguments and those of the launch.
     """
 
     kernel: str
@@ -46,6 +46,12 @@ class Wire:
     offset: IntArray
     scale_offset: IntArray
 
+    @classmethod
+    def nowhere(cls, rows: int) -> "Wire":
+        """Return the wire of jobs that nobody digests."""
+        nothing = np.full(rows, -1, np.int64)
+        return cls(nothing, nothing, nothing)
+
     def take(self, index: IntArray) -> "Wire":
         """Return the rows at `index`."""
         return Wire(self.entry[index], self.offset[index], self.scale_offset[index])
@@ -65,8 +71,8 @@ class Addresses:
 
     def __call__(self, numbers: IntArray, offsets: IntArray) -> IntArray:
         """Return the addresses of bytes `offsets` of the buffers `numbers`, 0 for `NOWHERE`."""
-        found = self.base[numbers + 2] + offsets
-        return np.where(numbers == -2, 0, found)
+        found = self.base[numbers - NOWHERE] + offsets
+        return np.where(numbers == NOWHERE, 0, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +115,6 @@ def unroll(boxes: Strided, kept: int) -> tuple[IntArray, IntArray]:
     counts = boxes.sizes.copy()
     counts[:, :kept] = 1
     return places(counts)
-
-
-def places(counts: IntArray) -> tuple[IntArray, IntArray]:
-    """Return all places in grids of `counts` `[n, D]`: the grid of each, and `[total, D]`."""
-    total = np.prod(counts, axis=1)
-    grid = np.repeat(np.arange(len(counts)), total)
-    flat = spans(np.zeros_like(total), total)[:, np.newaxis]
-    return grid, flat // row_major(counts)[grid] % counts[grid]
 
 
 def common_unit(*columns: IntArray) -> IntArray:

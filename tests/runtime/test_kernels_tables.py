@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tranship.runtime.jobs import row_major
+from tranship.runtime.jobs import places, row_major
 from tranship.runtime.kernels.lower_copies import lower_boxes
 from tranship.runtime.kernels.lower_digests import lower_digests
 from tranship.runtime.kernels.tables import (
@@ -17,7 +17,6 @@ from tranship.runtime.kernels.tables import (
     classes,
     common_unit,
     merge_dims,
-    places,
     unroll,
 )
 from tranship.schema.expression import IntArray
