@@ -13,6 +13,7 @@ that the engine's buffers hold what the sender makes of its own memory. Whether 
 mapped is still the sender's is looked at in every step.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tranship.runtime.addresses import BufferUse
 from tranship.runtime.bind import find_moved, location
-from tranship.runtime.deliveries import combine, hex_digest
+from tranship.runtime.deliveries import hex_digest
 from tranship.runtime.direct import GROUPS, direct, outgoing
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.errors import DistributedError
@@ -72,6 +73,7 @@ class MappedSender:
         self._watch: Watch | None = None
         self._samples: SampleKernels | None = None
         self._apart = False
+        self._done = Replay()
         with on_device(self._device):
             self._event = torch.cuda.Event(interprocess=True)
             self._finished = torch.cuda.Event()
@@ -112,38 +114,47 @@ class MappedSender:
             sent = [outgoing(self._end.program, receiver) for receiver in self._receivers]
             if self._end.buffers:
                 self._samples = bind_samples(sent, self._end.buffers)
-            self._sums = torch.empty(len(sent), dtype=torch.int64, device=self._device)
-            self._totals = torch.empty(len(sent), dtype=torch.int64, pin_memory=_PINNED)
         except Exception as error:
             return _told(error)
         return []
 
     def prepare(self) -> tuple[Diagnostic, ...]:
-        """Record that the weights are as they are to be published.
-
-        Whether memory is still what was bound is looked at while receivers read: for thousands of
-        tensors it takes longer than the rest of what a host does in a step, and no harm is done.
-        """
+        """Record that the weights are as they are to be published."""
         self._event.record(torch.cuda.current_stream(self._device))
         if self._apart:
             wait_for(self._event, self._end.transport.timeout)
         return ()
 
+    def begin(self, version: int) -> None:
+        """Pack a sample.
+
+        So it is done before receivers begin: a GPU runs the kernels of one process at a time, and
+        going from one to the other takes time.
+        """
+        self._done = Replay()
+        if self._samples is not None:
+            with on_device(self._device):
+                self._done.attempt("enqueue", self._samples.run, version % GROUPS)
+        self._finished.record(torch.cuda.current_stream(self._device))
+
     def close(self) -> None:
         """Do nothing: receivers unmap what they have mapped."""
 
     def run(self, version: int) -> Replay:
-        """Pack a sample, while the receivers read."""
-        done = Replay()
-        with on_device(self._device):
-            done.attempt("enqueue", self._enqueue, version % GROUPS)
-            with done.timed("check"):
-                done.findings += self._check()
+        """Wait for the sample, while the receivers read.
+
+        Whether memory is still what was bound is looked at only now: for thousands of tensors it
+        takes longer than the rest of what a host does in a step, and no harm is done.
+        """
+        del version
+        done = self._done
+        with done.timed("check"):
+            done.findings += self._check()
         finish(done, self._finished, self._end.transport.timeout)
-        if not done.findings:
+        if not done.findings and self._samples is not None:
             done.deliveries = tuple(
                 Delivery(round=ALL_ROUNDS, peer=peer, wire=hex_digest(int(digest)))
-                for peer, digest in zip(self._receivers, self._totals, strict=True)
+                for peer, digest in zip(self._receivers, self._samples.totals.host, strict=True)
             )
         return done
 
@@ -154,16 +165,6 @@ class MappedSender:
             message = "memory that receivers have mapped was given back and allocated anew"
             yield Finding(code="TS819", message=message, help=_REBIND)
 
-    def _enqueue(self, group: int) -> None:
-        if self._samples is not None:
-            self._samples.run(group)
-            torch.sum(self._samples.sums, dim=-1, out=self._sums)
-            self._totals.copy_(self._sums, non_blocking=True)
-        self._finished.record(torch.cuda.current_stream(self._device))
-
-
-_PINNED = torch.cuda.is_available()
-"""Memory that a GPU copies to without the host waiting."""
 
 _REBIND = "bind both sides anew, and keep weights allocated while they are bound"
 
@@ -215,16 +216,21 @@ class MappedReceiver:
             for mapped, uses in zip(self._mapped, jobs.sources, strict=True)
         ]
         if self._end.buffers:
-            self._kernels = bind_direct(jobs, self._end.buffers, sources)
+            self._kernels = bind_direct(jobs, self._end.buffers, sources, self._device)
         self._stream = torch.cuda.Stream(self._device)
         self._begun, self._finished = torch.cuda.Event(), torch.cuda.Event()
-        count = len(self._senders) * GROUPS
-        self._sums = torch.empty(count, dtype=torch.int64, device=self._device)
-        self._totals = torch.empty(count, dtype=torch.int64, pin_memory=_PINNED)
 
     def prepare(self) -> tuple[Diagnostic, ...]:
-        """Look at whether memory is still what was bound."""
+        """Look at whether memory is still what was bound, and make ready for the step."""
+        self._begun.record(torch.cuda.current_stream(self._device))
+        self._stream.wait_event(self._begun)
+        if self._kernels is not None:
+            with torch.cuda.stream(self._stream):
+                self._kernels.totals.clear()
         return find_moved(self._end.bound)
+
+    def begin(self, version: int) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Unmap the senders' memory."""
@@ -240,10 +246,7 @@ class MappedReceiver:
         """Write all buffers from the senders' memory."""
         done = Replay()
         group = version % GROUPS
-        here = torch.cuda.current_stream(self._device)
-        self._begun.record(here)
-        self._stream.wait_event(self._begun)
-        with on_device(self._device), torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream):
             done.attempt("enqueue", self._enqueue, group)
             derive(self._end, done)
         self._finished.record(self._stream)
@@ -259,21 +262,15 @@ class MappedReceiver:
             event.hold(self._stream)
         if self._kernels is not None:
             self._kernels.run(group)
-            torch.sum(self._kernels.sums, dim=-1, out=self._sums)
-            self._totals.copy_(self._sums, non_blocking=True)
 
-    def _deliveries(self, group: int) -> list[Delivery]:
-        found = self._totals.view(-1, GROUPS)
-        return [
-            Delivery(
-                round=ALL_ROUNDS,
-                peer=rank,
-                wire=hex_digest(int(own[group])),
-                written=hex_digest(int(own[group])),
-                whole=combine(hex_digest(int(each)) for each in own.numpy()),
-            )
-            for rank, own in zip(self._senders, found, strict=True)
-        ]
+    def _deliveries(self, group: int) -> Iterator[Delivery]:
+        if self._kernels is None:
+            return
+        found = self._kernels.totals.host.reshape(-1, GROUPS)
+        for rank, own in zip(self._senders, found, strict=True):
+            sample = hex_digest(own[group])
+            whole = hashlib.sha256(own.tobytes()).hexdigest()
+            yield Delivery(round=ALL_ROUNDS, peer=rank, wire=sample, written=sample, whole=whole)
 
 
 def _named(uses: Sequence[BufferUse], tensors: Sequence[Tensor]) -> dict[str, Tensor]:

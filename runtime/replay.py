@@ -77,12 +77,16 @@ class Slots:
 class Replayer(Protocol):
     """How one rank does its part of a step; bound once, before the first.
 
-    `prepare` comes before the ranks agree, and must not write anything of the model. `run` does
-    not raise: whatever goes wrong is in its result.
+    `prepare` comes before the ranks agree, `begin` while they do: neither must write anything of
+    the model. `begin` and `run` do not raise: whatever goes wrong is in the result of `run`.
     """
 
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Do what can be done before the ranks have agreed, and say what keeps this one from it."""
+        ...
+
+    def begin(self, version: int) -> None:
+        """Do what must not keep the others waiting, and is of no harm if they do not agree."""
         ...
 
     def run(self, version: int) -> "Replay":
@@ -141,6 +145,9 @@ class RoundReplayer:
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound."""
         return find_moved(self._end.bound)
+
+    def begin(self, version: int) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -16,13 +16,14 @@ names, and binding refuses a plan that is not of this rank's manifest.
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import partial
 
 from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
 from tranship.runtime.execute import Recipe
 from tranship.runtime.live import LiveTensor
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint
+from tranship.runtime.replay import Endpoint, Replayer
 from tranship.runtime.replayers import replayer
 from tranship.runtime.step import StepStats, agree, conclude
 from tranship.runtime.transports.protocol import Transport
@@ -33,6 +34,10 @@ from tranship.schema.nearest import nearest
 from tranship.schema.plan import TransferPlan
 
 Live = Mapping[str, LiveTensor]
+
+
+def _agree(end: Endpoint, own: Replayer, version: int, committed: int | None) -> None:
+    agree(end, version, committed, own.prepare(), partial(own.begin, version))
 
 
 class Sender:
@@ -67,7 +72,7 @@ class Sender:
         Raises:
             DistributedError: no rank has committed; the same version may be published again.
         """
-        agree(self._end, version, self._committed, self._replayer.prepare())
+        _agree(self._end, self._replayer, version, self._committed)
         stats = conclude(self._end, self._replayer.run(version), version)
         self._committed = version
         return stats
@@ -138,7 +143,7 @@ class Receiver:
             DistributedError: no rank has committed. Unless it was found before the first byte, the
                 state is torn, until a later update succeeds.
         """
-        agree(self._end, version, self._committed, self._replayer.prepare())
+        _agree(self._end, self._replayer, version, self._committed)
         self._state = State.TORN
         stats = conclude(self._end, self._replayer.run(version), version)
         self._committed, self._state = version, State.COMMITTED

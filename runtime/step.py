@@ -19,7 +19,7 @@ from tranship.runtime.messages import (
     told,
 )
 from tranship.runtime.replay import Endpoint, Replay
-from tranship.runtime.transports.protocol import TransportError
+from tranship.runtime.transports.protocol import Meanwhile, TransportError, nothing
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
 
@@ -47,7 +47,11 @@ class StepStats:
 
 
 def agree(
-    end: Endpoint, version: int, committed: int | None, findings: Sequence[Diagnostic]
+    end: Endpoint,
+    version: int,
+    committed: int | None,
+    findings: Sequence[Diagnostic],
+    meanwhile: Meanwhile = nothing,
 ) -> None:
     """Make sure that all ranks are about to do the same. Nothing has been sent or written yet.
 
@@ -56,6 +60,7 @@ def agree(
         version: What it is about to send or receive.
         committed: The last version that it has.
         findings: What keeps it from that.
+        meanwhile: What to do while others are waited for.
 
     Raises:
         DistributedError: TS810, a rank's memory is not what was bound; TS830 to TS837.
@@ -71,7 +76,7 @@ def agree(
         committed=committed,
         findings=tuple(told(finding) for finding in findings),
     )
-    hellos, found = gather(end, hello)
+    hellos, found = gather(end, hello, meanwhile)
     found += reported({seat: said.findings for seat, said in hellos.items()})
     found += disagreements(hellos)
     if found:
@@ -111,14 +116,16 @@ def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
     return _stats(end, done, version, outcomes)
 
 
-def gather(end: Endpoint, message: M) -> tuple[dict[Seat, M], list[Diagnostic]]:
+def gather(
+    end: Endpoint, message: M, meanwhile: Meanwhile = nothing
+) -> tuple[dict[Seat, M], list[Diagnostic]]:
     """Tell all ranks `message`, and return what each of them said, and who could not be heard.
 
     Raises:
         DistributedError: TS836, nobody can be heard any more.
     """
     try:
-        texts = end.transport.gather(message.model_dump_json())
+        texts = end.transport.gather(message.model_dump_json(), meanwhile)
     except TransportError as error:
         here = location(end.program.side, end.program.rank)
         raise DistributedError([Diagnostic("TS836", f"{error}", here)]) from error

@@ -73,6 +73,9 @@ class StreamReplayer:
         """Look at whether memory is still what was bound."""
         return find_moved(self._end.bound)
 
+    def begin(self, version: int) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""
 

@@ -1,7 +1,7 @@
 """Direct jobs as launches, and what checks them: samples of what a sender would have packed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from tranship.runtime.direct import GROUPS, Direct, Outgoing
 from tranship.runtime.execute import Memory
 from tranship.runtime.jobs import ITEM_SIZES, NOWHERE, Jobs, select_jobs
+from tranship.runtime.kernels.graphs import as_one
 from tranship.runtime.kernels.launch import Launch, Shared, bind_digests, bind_tables
 from tranship.runtime.kernels.lower_copies import lower_fills
 from tranship.runtime.kernels.lower_digests import lower_digests, lower_flat_digests
-from tranship.runtime.kernels.rounds import bind_jobs, written_digests
+from tranship.runtime.kernels.rounds import BoundJobs, bind_jobs, written_digests
 from tranship.runtime.kernels.tables import LANES, Addresses, Table, Wire
 from tranship.schema.expression import IntArray
 from tranship.schema.wire import align
@@ -23,55 +24,100 @@ from tranship.schema.wire import align
 class DirectKernels:
     """A receiver's direct jobs, bound; every launch goes to the current stream.
 
-    `sums` is int64 `[senders * GROUPS, LANES]`: digests of what the buffers hold, by sender and
-    group. `samples` are, by group, launches that pack again what the group's other jobs have
-    transformed. `scratch` is memory that tables have addresses of.
+    `samples` are, by group, what packs again what the group's other jobs have transformed.
+    `totals` come to be, by sender and group, digests of what the buffers hold, int64
+    `[senders * GROUPS]`. `scratch` is memory that tables have addresses of.
     """
 
-    launches: tuple[Launch, ...]
-    samples: tuple[tuple[Launch, ...], ...]
-    sums: Tensor
+    write: Launch
+    samples: tuple[Launch, ...]
+    totals: "Totals"
     scratch: tuple[Tensor, ...]
 
     def run(self, group: int) -> None:
-        """Write all buffers, and digest what they hold of every group, and samples of `group`."""
-        self.sums.zero_()
-        for launch in (*self.launches, *self.samples[group]):
-            launch()
+        """Write all buffers, and digest what they hold of every group, and samples of `group`.
+
+        Before it the totals must be cleared.
+        """
+        self.write()
+        self.samples[group]()
+        self.totals.add_up()
 
 
 @dataclass(frozen=True, slots=True)
 class SampleKernels:
-    """What a sender packs of its messages to its receivers for comparison, by group.
+    """What a sender packs of its messages to its receivers for comparison.
 
-    `sums` is int64 `[receivers, LANES]`; `scratch` is memory that tables have addresses of.
+    `samples` are whole steps, by group: they clear, pack, digest and add up. `totals` come to be
+    the digests by receiver, int64 `[receivers]`. `scratch` is memory that tables have addresses of.
     """
 
-    samples: tuple[tuple[Launch, ...], ...]
-    sums: Tensor
+    samples: tuple[Launch, ...]
+    totals: "Totals"
     scratch: Tensor
 
     def run(self, group: int) -> None:
         """Pack and digest the jobs of a group."""
-        self.sums.zero_()
-        for launch in self.samples[group]:
-            launch()
+        self.samples[group]()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Digests that kernels have added to, in lanes, and what they add up to on the host.
+
+    `lanes` is int64 `[entries, LANES]`, `host` int64 `[entries]` in memory that a GPU copies to
+    without the host waiting. `steps` clear the lanes, and add them up into `host`.
+    """
+
+    lanes: Tensor
+    host: IntArray
+    steps: tuple[Launch, Launch]
+
+    @classmethod
+    def of(cls, entries: int, device: torch.device) -> "Totals":
+        """Set memory aside for so many digests."""
+        lanes = torch.zeros((entries, LANES), dtype=torch.int64, device=device)
+        sums = torch.zeros(entries, dtype=torch.int64, device=device)
+        host = torch.zeros(entries, dtype=torch.int64, pin_memory=device.type == "cuda")
+
+        def clear() -> None:
+            lanes.zero_()
+
+        def add_up() -> None:
+            torch.sum(lanes, dim=-1, out=sums)
+            host.copy_(sums, non_blocking=True)
+
+        # Torch loads its kernels when they first run, which must not be while they are recorded.
+        add_up()
+        return cls(lanes, host.numpy(), (clear, add_up))
+
+    def clear(self) -> None:
+        """Clear the lanes."""
+        self.steps[0]()
+
+    def add_up(self) -> None:
+        """Add the lanes up, and bring the sums to the host."""
+        self.steps[1]()
 
 
 def bind_direct(
-    plan: Direct, buffers: Sequence[Tensor], sources: Sequence[Sequence[Tensor]]
+    plan: Direct,
+    buffers: Sequence[Tensor],
+    sources: Sequence[Sequence[Tensor]],
+    device: torch.device,
 ) -> DirectKernels:
-    """Bind direct jobs.
+    """Bind direct jobs to the memory that `device` runs them on.
 
     Args:
         plan: The jobs.
         buffers: One tensor per `Direct.buffers`.
         sources: The same of each sender's buffers, mapped here.
+        device: A GPU that reaches all of them.
     """
-    device = buffers[0].device
     every = [*buffers, *(tensor for tensors in sources for tensor in tensors)]
     scratch = torch.zeros(plan.scratch_bytes, dtype=torch.uint8, device=device)
-    sums = torch.zeros((len(sources) * GROUPS, LANES), dtype=torch.int64, device=device)
+    totals = Totals.of(len(sources) * GROUPS, device)
+    sums = totals.lanes
     at, memory = Addresses.of(every, scratch), Memory(every, scratch)
     wire = Wire(plan.entry, plan.values, plan.scales)
     first = plan.before
@@ -85,17 +131,14 @@ def bind_direct(
         *_scale_digests(plan.batch.jobs, wire, at),
     ]
     samples, packed = _receiver_samples(plan, sources, sums)
-    return DirectKernels(
-        (
-            *bind_tables(lower_fills(plan.fills, at), Shared(sums, sums, sums)),
-            *before.launches,
-            *bound.launches,
-            *bind_digests(digests, sums),
-        ),
-        samples,
-        sums,
-        (scratch, packed),
+    launches = (
+        *bind_tables(lower_fills(plan.fills, at), Shared(sums, sums, sums)),
+        *before.launches,
+        *bound.launches,
+        *bind_digests(digests, sums),
     )
+    write = as_one(launches, device, record=before.only_kernels and bound.only_kernels)
+    return DirectKernels(write, samples, totals, (scratch, packed))
 
 
 def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleKernels:
@@ -106,28 +149,36 @@ def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleK
         buffers: One tensor per buffer of the sender's program.
     """
     device = buffers[0].device
-    sums = torch.zeros((len(sent), LANES), dtype=torch.int64, device=device)
+    totals = Totals.of(len(sent), device)
     rows = [[np.flatnonzero(part.group == group) for part in sent] for group in range(GROUPS)]
     need = [
         sum(_sample_bytes(part, row) for part, row in zip(sent, each, strict=True)) for each in rows
     ]
     scratch = torch.zeros(max(need), dtype=torch.uint8, device=device)
-    samples: list[tuple[Launch, ...]] = []
+    samples: list[Launch] = []
     for each in rows:
-        launches: list[Launch] = []
+        parts: list[BoundJobs] = []
         used = 0
         for number, (part, row) in enumerate(zip(sent, each, strict=True)):
             size = _sample_bytes(part, row)
             entry = np.full(len(row), number, np.int64)
-            launches += _sample(part, row, entry, buffers, scratch[used : used + size], sums)
+            own = scratch[used : used + size]
+            parts.append(_sample(part, row, entry, buffers, own, totals.lanes))
             used += size
-        samples.append(tuple(launches))
-    return SampleKernels(tuple(samples), sums, scratch)
+        samples.append(_joined(parts, device, totals.clear, totals.add_up))
+    return SampleKernels(tuple(samples), totals, scratch)
+
+
+def _joined(parts: Sequence[BoundJobs], device: torch.device, *around: Launch) -> Launch:
+    """Return one call of all parts, between the launches `around` them if there are any."""
+    record = all(part.only_kernels for part in parts)
+    launches = [launch for part in parts for launch in part.launches]
+    return as_one([*around[:1], *launches, *around[1:]], device, record=record)
 
 
 def _receiver_samples(
     plan: Direct, sources: Sequence[Sequence[Tensor]], sums: Tensor
-) -> tuple[tuple[tuple[Launch, ...], ...], Tensor]:
+) -> tuple[tuple[Launch, ...], Tensor]:
     """Pack what was transformed once more, of one group at a time, from the senders' memory."""
     groups = [
         [unseen[unseen % GROUPS == group] for unseen in plan.unseen] for group in range(GROUPS)
@@ -136,13 +187,13 @@ def _receiver_samples(
         _sample_bytes(s, r) for rows in groups for s, r in zip(plan.outgoing, rows, strict=True)
     ]
     scratch = torch.zeros(max([0, *need]), dtype=torch.uint8, device=sums.device)
-    samples: list[tuple[Launch, ...]] = []
+    samples: list[Launch] = []
     for group, rows in enumerate(groups):
-        launches: list[Launch] = []
+        parts: list[BoundJobs] = []
         for sender, (part, row) in enumerate(zip(plan.outgoing, rows, strict=True)):
             entry = np.full(len(row), sender * GROUPS + group, np.int64)
-            launches += _sample(part, row, entry, sources[sender], scratch, sums)
-        samples.append(tuple(launches))
+            parts.append(_sample(part, row, entry, sources[sender], scratch, sums))
+        samples.append(_joined(parts, sums.device))
     return tuple(samples), scratch
 
 
@@ -168,10 +219,8 @@ def _sample(
     buffers: Sequence[Tensor],
     scratch: Tensor,
     sums: Tensor,
-) -> tuple[Launch, ...]:
+) -> BoundJobs:
     """Pack some jobs into `scratch`, one after another, and digest them."""
-    if not len(rows):
-        return ()
     own = select_jobs(sent.batch, rows)
     values, scales = _payload(own.jobs)
     sizes = align(values) + align(scales)
@@ -190,7 +239,7 @@ def _sample(
         np.concatenate([entry[rest], entry[also]]),
         np.concatenate([wire.offset[rest], wire.scale_offset[also]]),
     )
-    return (*bound.launches, *bind_digests(tables, sums))
+    return replace(bound, launches=(*bound.launches, *bind_digests(tables, sums)))
 
 
 def _scale_digests(jobs: Jobs, wire: Wire, at: Addresses) -> tuple[Table, ...]:

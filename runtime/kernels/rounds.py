@@ -128,10 +128,14 @@ def _other_parts(item: RoundProgram, chosen: Mask, *, of_sender: bool) -> IntArr
 
 @dataclass(frozen=True, slots=True)
 class BoundJobs:
-    """Launches of some jobs, and which jobs' values they digest, `[jobs]` bool."""
+    """Launches of some jobs, and which jobs' values they digest, `[jobs]` bool.
+
+    Without `only_kernels` some of them are torch's, which allocate as they like.
+    """
 
     launches: tuple[Launch, ...]
     digested: Mask
+    only_kernels: bool
 
 
 def bind_jobs(
@@ -179,7 +183,7 @@ def bind_jobs(
     rest = jobs[np.flatnonzero(~by_kernel)]
     if len(rest):
         launches.append(lambda: run_jobs(rest, fragments, memory))
-    return BoundJobs(tuple(launches), digested)
+    return BoundJobs(tuple(launches), digested, not len(rest))
 
 
 def _clear(amaxes: Tensor) -> None:

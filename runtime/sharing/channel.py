@@ -6,6 +6,7 @@ byte of its own, so that the kernel hands it over with exactly that byte.
 
 import os
 import secrets
+import select
 import socket
 import stat
 import struct
@@ -49,10 +50,12 @@ class Channel:
     """One end of a connection; messages go both ways, by one thread at a time.
 
     A channel on which sending or receiving failed is closed, for nobody knows where in its bytes
-    the next message begins.
+    the next message begins. The socket never blocks, and is waited for only where it would: what
+    is there already takes one call of the kernel.
     """
 
     def __init__(self, connection: socket.socket, peer_pid: int, timeout: float) -> None:
+        connection.setblocking(False)
         self._socket = connection
         self._timeout = timeout
         self.peer_pid = peer_pid
@@ -78,8 +81,7 @@ class Channel:
                 return
             self._send(header, deadline)
             for start in range(0, len(descriptors), BATCH):
-                self._socket.settimeout(deadline.left())
-                socket.send_fds(self._socket, [b"\0"], descriptors[start : start + BATCH])
+                self._send_batch(descriptors[start : start + BATCH], deadline)
             self._send(text, deadline)
 
     def receive(self, model: type[M], timeout: float, *, spin: float = 0.0) -> tuple[M, list[int]]:
@@ -96,8 +98,9 @@ class Channel:
         """
         deadline = _Deadline(timeout)
         with self._closed_on_failure("receiving"), closed_on_error() as descriptors:
-            self._spin(min(spin, timeout))
-            length, count = _HEADER.unpack(self._receive(_HEADER.size, deadline, begun=False))
+            length, count = _HEADER.unpack(
+                self._receive(_HEADER.size, deadline, spin=spin, begun=False)
+            )
             if length > MAX_BYTES:
                 raise ChannelError(f"a message of {length:,} bytes is over the limit {MAX_BYTES:,}")
             allow_descriptors(count)
@@ -112,7 +115,6 @@ class Channel:
     def is_open(self) -> bool:
         """Whether neither end has closed the connection, as far as is known here."""
         try:
-            self._socket.setblocking(False)
             return bool(self._socket.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return True
@@ -124,30 +126,41 @@ class Channel:
         self._socket.close()
 
     def _send(self, data: bytes, deadline: "_Deadline") -> None:
-        self._socket.settimeout(deadline.left())
-        self._socket.sendall(data)
-
-    def _spin(self, seconds: float) -> None:
-        """Look for bytes, or the end of the connection, without sleeping."""
-        end = time.monotonic() + seconds
-        # A socket with a timeout would sleep for that long, whatever the flags say.
-        self._socket.setblocking(False)
-        while time.monotonic() < end:
+        rest = memoryview(data)
+        while rest:
             try:
-                self._socket.recv(1, socket.MSG_PEEK)
+                rest = rest[self._socket.send(rest) :]
             except BlockingIOError:
-                os.sched_yield()
-            except OSError:
-                return
+                self._wait(select.POLLOUT, deadline)
+
+    def _send_batch(self, descriptors: Sequence[int], deadline: "_Deadline") -> None:
+        while True:
+            try:
+                socket.send_fds(self._socket, [b"\0"], descriptors)
+            except BlockingIOError:
+                self._wait(select.POLLOUT, deadline)
             else:
                 return
 
-    def _receive(self, length: int, deadline: "_Deadline", *, begun: bool = True) -> bytearray:
+    def _wait(self, events: int, deadline: "_Deadline") -> None:
+        """Sleep until the socket can be read or written, or the time is over."""
+        poll = select.poll()
+        poll.register(self._socket, events)
+        poll.poll(deadline.left() * 1e3)
+
+    def _receive(
+        self, length: int, deadline: "_Deadline", *, spin: float = 0.0, begun: bool = True
+    ) -> bytearray:
+        """Read so many bytes; `begun` tells whether the message had begun before."""
         data = bytearray(length)
         rest = memoryview(data)
+        awake = time.monotonic() + spin
         while rest:
-            self._socket.settimeout(deadline.left())
-            count = self._socket.recv_into(rest)
+            try:
+                count = self._socket.recv_into(rest)
+            except BlockingIOError:
+                self._pause(deadline, awake)
+                continue
             if not count:
                 begun = begun or len(rest) < length
                 where = " in the middle of a message" if begun else ""
@@ -155,17 +168,34 @@ class Channel:
             rest = rest[count:]
         return data
 
+    def _pause(self, deadline: "_Deadline", awake: float) -> None:
+        """Let others run until the moment `awake`, and sleep after it."""
+        if time.monotonic() < min(awake, deadline.end):
+            os.sched_yield()
+        else:
+            self._wait(select.POLLIN, deadline)
+
     def _receive_batch(self, descriptors: list[int], count: int, deadline: "_Deadline") -> None:
-        self._socket.settimeout(deadline.left())
-        # socket.recv_fds takes flags and drops them (CPython 3.11).
-        space = socket.CMSG_LEN(count * _DESCRIPTOR.size)
-        byte, ancillary, _, _ = self._socket.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+        byte, ancillary = self._receive_ancillary(count, deadline)
         found = list(_descriptors(ancillary))
         descriptors += found
         if not byte:
             raise ChannelError(f"process {self.peer_pid} closed the channel in its descriptors")
         if len(found) != count:
             raise ChannelError(f"of {count} file descriptors {len(found)} came through")
+
+    def _receive_ancillary(
+        self, count: int, deadline: "_Deadline"
+    ) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+        # socket.recv_fds takes flags and drops them (CPython 3.11).
+        space = socket.CMSG_LEN(count * _DESCRIPTOR.size)
+        while True:
+            try:
+                byte, found, _, _ = self._socket.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                self._wait(select.POLLIN, deadline)
+            else:
+                return byte, found
 
     @contextmanager
     def _closed_on_failure(self, doing: str) -> Generator[None]:
@@ -264,10 +294,10 @@ class _Deadline:
     """A moment `seconds` from when this is made."""
 
     seconds: float
-    _end: float = 0.0
+    end: float = 0.0
 
     def __post_init__(self) -> None:
-        self._end = time.monotonic() + self.seconds
+        self.end = time.monotonic() + self.seconds
 
     def left(self) -> float:
         """Return the seconds left.
@@ -275,7 +305,7 @@ class _Deadline:
         Raises:
             TimeoutError: there are none.
         """
-        left = self._end - time.monotonic()
+        left = self.end - time.monotonic()
         # A timeout of 0 would mean a socket that never waits.
         if left <= 0:
             raise TimeoutError

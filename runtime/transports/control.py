@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from torch.distributed.distributed_c10d import Store
 
-from tranship.runtime.transports.protocol import Gathered, TransportError
+from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, nothing
 
 _WITHDRAWN = "null"
 """Stands for what was to be handed out after a member has given up."""
@@ -30,7 +30,7 @@ class Control:
     patience: float
     _gathers: int = 0
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every member the texts of all.
 
         Raises:
@@ -38,9 +38,11 @@ class Control:
         """
         number, self._gathers = self._gathers, self._gathers + 1
         try:
+            if self.member != 0:
+                self.store.set(_key(number, self.member), payload)
+            meanwhile()
             if self.member == 0:
                 return self._hand_out(number, payload)
-            self.store.set(_key(number, self.member), payload)
             return self._result(number)
         except RuntimeError as error:
             raise TransportError(f"control message {number} did not come back: {error}") from error

@@ -8,7 +8,7 @@ from torch.distributed.distributed_c10d import Store
 
 from tranship.runtime.sharing.cuda_calls import device_uuid
 from tranship.runtime.transports.meeting import Meeting, meet
-from tranship.runtime.transports.protocol import Gathered, TransportError, World
+from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, World, nothing
 from tranship.schema.manifest import Side
 
 
@@ -28,9 +28,9 @@ class CudaIpcTransport:
             return f"cuda_ipc maps the memory of GPUs, not of {device}"
         return None
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every rank the texts of all."""
-        return self.meeting.talk.gather(payload)
+        return self.meeting.talk.gather(payload, meanwhile)
 
     def socket(self, sender: int) -> Path:
         """Return where a sender listens."""

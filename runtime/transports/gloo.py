@@ -12,7 +12,14 @@ from torch.distributed import ProcessGroupGloo
 from torch.distributed.distributed_c10d import PrefixStore, Store, Work
 
 from tranship.runtime.transports.control import Control
-from tranship.runtime.transports.protocol import Gathered, Parcel, TransportError, World
+from tranship.runtime.transports.protocol import (
+    Gathered,
+    Meanwhile,
+    Parcel,
+    TransportError,
+    World,
+    nothing,
+)
 from tranship.schema.manifest import Side
 
 
@@ -66,9 +73,9 @@ class GlooTransport:
     def abandon(self) -> None:
         """Do nothing: an exchange ends by itself, in time."""
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every rank the texts of all; see `Control.gather`."""
-        return self.control.gather(payload)
+        return self.control.gather(payload, meanwhile)
 
 
 def connect_gloo(

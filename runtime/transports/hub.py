@@ -1,7 +1,7 @@
 """Small texts between all ranks of one host, over Unix sockets: tens of microseconds a hop.
 
-Member 0 is connected with all others, collects their texts and hands all of them out. A member
-that is gone is noticed at once.
+One member, the hub, is connected with all others, collects their texts and hands all of them out.
+A member that is gone is noticed at once.
 """
 
 import time
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from tranship.runtime.sharing.channel import Channel, ChannelError, Listener
-from tranship.runtime.transports.protocol import Gathered, TransportError
+from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, nothing
 from tranship.schema.manifest import Frozen
 
 SPIN = 0.05
@@ -18,7 +18,7 @@ SPIN = 0.05
 
 
 class _Knock(Frozen):
-    member: int = Field(ge=1)
+    member: int = Field(ge=0)
 
 
 class _Said(Frozen):
@@ -31,18 +31,21 @@ class _All(Frozen):
 
 @dataclass(slots=True)
 class Hub:
-    """Member 0's end: a channel to every other member that is left, by member."""
+    """The hub's end: a channel to every other member that is left, by member."""
 
+    member: int
     size: int
     timeout: float
     channels: dict[int, Channel] = field(default_factory=dict[int, Channel])
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every member the texts of all.
 
         A member that has given up meanwhile counts as gone: it would not believe what it is told.
         """
-        texts: list[str | None] = [payload, *[None] * (self.size - 1)]
+        meanwhile()
+        texts: list[str | None] = [None] * self.size
+        texts[self.member] = payload
         deadline = time.monotonic() + self.timeout
         for member, channel in sorted(self.channels.items()):
             left = max(deadline - time.monotonic(), 0.0)
@@ -69,27 +72,28 @@ class Spoke:
     channel: Channel
     timeout: float
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every member the texts of all.
 
         Raises:
-            TransportError: member 0 is gone.
+            TransportError: the hub is gone.
         """
         try:
             self.channel.send(_Said(text=payload))
-            # Member 0 waits that long for all others, once it has come itself.
+            meanwhile()
+            # The hub waits that long for all others, once it has come itself.
             return self.channel.receive(_All, 2 * self.timeout, spin=SPIN)[0].texts
         except ChannelError as error:
             raise TransportError(f"no answer from {error}") from error
 
 
-def open_hub(listener: Listener, size: int, timeout: float) -> Hub:
-    """Wait for all other members.
+def open_hub(listener: Listener, member: int, size: int, timeout: float) -> Hub:
+    """Be the hub, as one of `size` members, and wait for all others.
 
     Raises:
         TransportError: not all came in time.
     """
-    hub = Hub(size, timeout)
+    hub = Hub(member, size, timeout)
     try:
         while len(hub.channels) < size - 1:
             channel = listener.accept(timeout)
@@ -100,7 +104,7 @@ def open_hub(listener: Listener, size: int, timeout: float) -> Hub:
 
 
 def join_hub(channel: Channel, member: int, timeout: float) -> Spoke:
-    """Tell member 0 who this is.
+    """Tell the hub who this is.
 
     Raises:
         TransportError: it is gone.
@@ -108,5 +112,5 @@ def join_hub(channel: Channel, member: int, timeout: float) -> Spoke:
     try:
         channel.send(_Knock(member=member))
     except ChannelError as error:
-        raise TransportError(f"no way to member 0: {error}") from error
+        raise TransportError(f"no way to the hub: {error}") from error
     return Spoke(channel, timeout)

@@ -11,7 +11,14 @@ from torch.distributed import (
 )
 
 from tranship.runtime.transports.control import Control
-from tranship.runtime.transports.protocol import Gathered, Parcel, TransportError, World
+from tranship.runtime.transports.protocol import (
+    Gathered,
+    Meanwhile,
+    Parcel,
+    TransportError,
+    World,
+    nothing,
+)
 from tranship.schema.manifest import Side
 
 Mailboxes = Mapping[tuple[int, int], SimpleQueue[Tensor]]
@@ -56,9 +63,9 @@ class LocalTransport:
     def abandon(self) -> None:
         """Do nothing: an exchange ends by itself, in time."""
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every rank the texts of all; see `Control.gather`."""
-        return self.control.gather(payload)
+        return self.control.gather(payload, meanwhile)
 
     def _mailbox(self, peer: int) -> SimpleQueue[Tensor]:
         pair = (self.rank, peer) if self.side is Side.SENDER else (peer, self.rank)

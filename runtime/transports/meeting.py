@@ -17,7 +17,7 @@ from tranship.runtime.sharing.channel import (
 )
 from tranship.runtime.transports.control import Control
 from tranship.runtime.transports.hub import join_hub, open_hub
-from tranship.runtime.transports.protocol import Gathered, TransportError, World
+from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, World, nothing
 from tranship.schema.manifest import Frozen
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -26,7 +26,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Talk(Protocol):
     """Gives every rank the texts of all."""
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every rank the texts of all, also where some ranks are gone."""
         ...
 
@@ -76,11 +76,13 @@ def meet(store: Store, world: World, member: int, device: str, timeout: float) -
     addresses = _addresses(control.gather(own.model_dump_json()), world)
     if len({address.host for address in addresses}) > 1:
         return Meeting(addresses, listener, control)
-    if member == 0:
-        talk: Talk = open_hub(listener, world.size, timeout)
+    # A receiver is the last to be done with a step, and as the hub the first to know of all.
+    hub = world.size - 1
+    if member == hub:
+        talk: Talk = open_hub(listener, member, world.size, timeout)
     else:
-        talk = join_hub(_connected(Path(addresses[0].socket), timeout), member, timeout)
-    # Until all have joined, nobody may knock at member 0's socket with anything else.
+        talk = join_hub(_connected(Path(addresses[hub].socket), timeout), member, timeout)
+    # Until all have joined, nobody may knock at the hub's socket with anything else.
     talk.gather("")
     return Meeting(addresses, listener, talk)
 
@@ -89,7 +91,7 @@ def _connected(socket: Path, timeout: float) -> Channel:
     try:
         return connect(socket, timeout)
     except ChannelError as error:
-        raise TransportError(f"no way to member 0: {error}") from error
+        raise TransportError(f"no way to the hub: {error}") from error
 
 
 def _addresses(texts: Gathered, world: World) -> tuple[Address, ...]:

@@ -13,7 +13,14 @@ from torch.distributed.distributed_c10d import PrefixStore, Store, Work
 
 from tranship.runtime.sharing.cuda_calls import device_uuid
 from tranship.runtime.transports.meeting import Address, Meeting, meet
-from tranship.runtime.transports.protocol import Gathered, Parcel, TransportError, World
+from tranship.runtime.transports.protocol import (
+    Gathered,
+    Meanwhile,
+    Parcel,
+    TransportError,
+    World,
+    nothing,
+)
 from tranship.schema.manifest import Side
 
 _GRACE = 10
@@ -68,9 +75,9 @@ class NcclTransport:
         except RuntimeError as error:
             raise TransportError(f"nccl: {error}") from error
 
-    def gather(self, payload: str) -> Gathered:
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every rank the texts of all."""
-        return self.meeting.talk.gather(payload)
+        return self.meeting.talk.gather(payload, meanwhile)
 
     def abandon(self) -> None:
         """Abort the communicator, and with it the kernels that wait for a peer."""

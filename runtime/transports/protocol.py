@@ -1,6 +1,6 @@
 """What the session needs of a transport."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +11,14 @@ from tranship.schema.manifest import Side
 
 Gathered = tuple[str | None, ...]
 """One text per rank, senders first; None for a rank that was not heard of in time."""
+
+
+Meanwhile = Callable[[], None]
+"""Something to do while others are waited for; it must not raise."""
+
+
+def nothing() -> None:
+    """Do nothing meanwhile."""
 
 
 class TransportError(RuntimeError):
@@ -75,8 +83,11 @@ class Transport(Protocol):
         """Say why memory on `device` cannot be sent or received, or None if it can."""
         ...
 
-    def gather(self, payload: str) -> Gathered:
-        """Give every rank the texts of all, also where some ranks are gone."""
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
+        """Give every rank the texts of all, also where some ranks are gone.
+
+        `meanwhile` is called once, as soon as this rank has said what it has to say.
+        """
         ...
 
 

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from tranship.runtime.transports.protocol import Gathered, MessageTransport, Parcel, World
+from tranship.runtime.transports.protocol import (
+    Gathered,
+    Meanwhile,
+    MessageTransport,
+    Parcel,
+    World,
+    nothing,
+)
 
 
 @dataclass
@@ -31,8 +38,8 @@ class Passing:
     def abandon(self) -> None:
         self.inner.abandon()
 
-    def gather(self, payload: str) -> Gathered:
-        return self.inner.gather(payload)
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
+        return self.inner.gather(payload, meanwhile)
 
 
 @dataclass

@@ -29,7 +29,10 @@ from tests.runtime.small_plans import (
 from tranship.runtime.digest import wire_digests
 from tranship.runtime.direct import GROUPS, direct, outgoing
 from tranship.runtime.execute import pack
+from tranship.runtime.kernels.launch import bind_digests
 from tranship.runtime.kernels.mapped import SampleKernels, bind_direct, bind_samples
+from tranship.runtime.kernels.rounds import written_digests
+from tranship.runtime.kernels.tables import Addresses, Wire
 from tranship.runtime.program import program
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Side
@@ -69,11 +72,11 @@ def found_by(samples: SampleKernels | None, group: int, receiver: int) -> int:
     if samples is None:
         return 0
     samples.run(group)
-    return totals(samples.sums)[receiver]
+    return sums(samples.totals.lanes)[receiver]
 
 
-def totals(sums: Tensor) -> list[int]:
-    return [int(total) for total in sums.sum(dim=-1).cpu()]
+def sums(lanes: Tensor) -> list[int]:
+    return [int(total) for total in lanes.sum(dim=-1).cpu()]
 
 
 @random_transfers
@@ -100,10 +103,11 @@ def test_what_a_receiver_keeps_of_a_group_has_the_digest_of_what_was_sent(
         if not receiver.buffers:
             continue
         own = bound(receiver.buffers, kept[receiver.rank])
-        kernels = bind_direct(direct(receiver, senders), own, sources)
+        kernels = bind_direct(direct(receiver, senders), own, sources, DEVICE)
         for group in SOME_GROUPS:
+            kernels.totals.clear()
             kernels.run(group)
-            found = totals(kernels.sums)[group::GROUPS]
+            found = sums(kernels.totals.lanes)[group::GROUPS]
             assert found == [found_by(each, group, receiver.rank) for each in samples]
     if CUDA:
         assert different(kept, wanted) == []
@@ -157,7 +161,12 @@ class Pair:
         self.kept = [torch.zeros(SIZE * GAP, dtype=torch.int32, device=DEVICE) for _ in self.sent]
         self.sources = [self.sent[int(use.name[1:])] for use in self.sender.buffers]
         targets = [self.kept[int(use.name[1:])] for use in self.receiver.buffers]
-        self.kernels = bind_direct(direct(self.receiver, [self.sender]), targets, [self.sources])
+        jobs = direct(self.receiver, [self.sender])
+        self.kernels = bind_direct(jobs, targets, [self.sources], DEVICE)
+        at = Addresses.of([*targets, *self.sources], 0)
+        wire = Wire(jobs.entry, jobs.values, jobs.scales)
+        self.lanes = torch.zeros_like(self.kernels.totals.lanes)
+        self.digests = bind_digests(written_digests(jobs.batch.jobs, wire, at), self.lanes)
         self.samples = bind_samples([outgoing(self.sender, 0)], self.sources)
         self.sampled = self.sample(range(GROUPS))
         self.kernels.run(0)
@@ -173,9 +182,10 @@ class Pair:
 
     def digested(self) -> list[int]:
         """Return the digests of what the receiver holds now, without writing it again."""
-        self.kernels.sums.zero_()
-        self.kernels.launches[-1]()
-        return totals(self.kernels.sums)
+        self.lanes.zero_()
+        for launch in self.digests:
+            launch()
+        return sums(self.lanes)
 
 
 @pytest.fixture(scope="module")

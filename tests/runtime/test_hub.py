@@ -51,7 +51,7 @@ def connected(directory: Path, timeout: float, stack: ExitStack) -> Members:
     directory.chmod(0o700)
     listener = stack.enter_context(closing(listen(directory)))
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(open_hub, listener, SIZE, timeout)
+        opening = pool.submit(open_hub, listener, 0, SIZE, timeout)
         channels = [stack.enter_context(closing(connect(listener.path, LONG))) for _ in "12"]
         # Members may come in any order.
         second = join_hub(channels[1], 2, timeout)
@@ -88,7 +88,7 @@ def test_a_member_that_is_gone_says_nothing_from_then_on(members: Members, gone:
         assert members.gather(texts, silent=(gone,)) == {0: left, 3 - gone: left}
 
 
-def test_without_member_0_the_others_raise(members: Members) -> None:
+def test_without_the_hub_the_others_raise(members: Members) -> None:
     assert members.gather("abc")[0] == ("a", "b", "c")
     members.close_hub()
     for spoke in members.spokes:
@@ -110,7 +110,7 @@ def test_members_that_never_come_are_reported(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     with closing(listen(tmp_path)) as listener:
         with pytest.raises(TransportError, match="not all ranks came"):
-            open_hub(listener, SIZE, SHORT)
+            open_hub(listener, 0, SIZE, SHORT)
 
 
 @pytest.mark.parametrize("late", [(0, 0, 1.6), (0, 0.8, 1.6), (2.6, 0, 2.5), (2.6, 0, 0)])

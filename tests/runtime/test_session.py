@@ -16,7 +16,7 @@ from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender, State
 from tranship.runtime.step import StepStats
 from tranship.runtime.transports.local import connect_locally
-from tranship.runtime.transports.protocol import Gathered, Transport, World
+from tranship.runtime.transports.protocol import Gathered, Meanwhile, Transport, World, nothing
 from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.manifest import Kind, Side
 from tranship.schema.plan import TransferPlan
@@ -139,15 +139,15 @@ def test_the_first_rank_may_be_the_one_that_does_not_come() -> None:
 class Foreign(Passing):
     """Says what a later release might say."""
 
-    def gather(self, payload: str) -> Gathered:
-        return self.inner.gather('{"format": "tranship.replay/2", "news": 1}')
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
+        return self.inner.gather('{"format": "tranship.replay/2", "news": 1}', meanwhile)
 
 
 class Garbling(Passing):
     """Says nothing of sense."""
 
-    def gather(self, payload: str) -> Gathered:
-        return self.inner.gather('{"format"')
+    def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
+        return self.inner.gather('{"format"', meanwhile)
 
 
 @pytest.mark.parametrize(("kind", "code"), [(Foreign, "TS835"), (Garbling, "TS837")])
