@@ -100,6 +100,7 @@ class MappedSender:
             findings += _told(error)
         finally:
             close_all(descriptors)
+            transport.meeting.stop_listening()
         return findings
 
     def _answer(self, transport: CudaIpcTransport, share: Share, descriptors: list[int]) -> None:
@@ -178,6 +179,7 @@ class MappedReceiver:
         self._mapped: list[Mapped] = []
         self._events: list[SharedEvent] = []
         self._kernels: DirectKernels | None = None
+        transport.meeting.stop_listening()
         findings: list[Finding] = []
         try:
             with on_device(self._device):

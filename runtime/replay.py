@@ -13,7 +13,7 @@ from tranship.runtime.bind import Bound, find_moved
 from tranship.runtime.deliveries import by_round
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
-from tranship.runtime.messages import Delivery, Finding
+from tranship.runtime.messages import Delivery, Finding, told
 from tranship.runtime.program import DerivedCall, Program, RoundProgram
 from tranship.runtime.transports.protocol import (
     MessageTransport,
@@ -21,7 +21,7 @@ from tranship.runtime.transports.protocol import (
     Transport,
     TransportError,
 )
-from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
 from tranship.schema.plan import TransferPlan
@@ -114,16 +114,18 @@ class Replay:
     def attempt(
         self, stage: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
-        """Call `call` unless something has failed; keep what it raises as a finding (TS838)."""
+        """Call `call` unless something has failed; keep what it raises as findings, or as TS838."""
         if self.findings:
             return None
         try:
             with self.timed(stage), torch.no_grad():
                 return call(*args, **kwargs)
+        except DiagnosticError as error:
+            self.findings += [told(diagnostic) for diagnostic in error.diagnostics]
         except Exception as error:
             reason = f"{stage} failed: {type(error).__name__}: {error}"
             self.findings.append(Finding(code="TS838", message=reason))
-            return None
+        return None
 
     @contextmanager
     def timed(self, stage: str) -> Generator[None]:
@@ -141,6 +143,7 @@ class RoundReplayer:
     def __init__(self, end: Endpoint, transport: MessageTransport) -> None:
         self._end, self._transport = end, transport
         self._slots = Slots.of(end)
+        transport.connect([self._slots.parcels(item) for item in end.program.rounds])
 
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound."""
@@ -150,7 +153,8 @@ class RoundReplayer:
         """Do nothing."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """Disconnect."""
+        self._transport.disconnect()
 
     def run(self, version: int) -> Replay:
         """Run all rounds of a step on this rank."""
@@ -181,7 +185,7 @@ class RoundReplayer:
         done.attempt("pack", pack, item, self._end.buffers, slot)
         digests = done.attempt("digest", wire_digests, item, slot)
         with done.timed("exchange"):
-            self._transport.exchange(self._slots.parcels(item), [])
+            self._transport.exchange(item.number, self._slots.parcels(item), [])
         if digests is not None:
             wire.append(digests)
 
@@ -190,11 +194,12 @@ class RoundReplayer:
     ) -> None:
         slot = self._slots.slot(item)
         with done.timed("exchange"):
-            self._transport.exchange([], self._slots.parcels(item))
+            self._transport.exchange(item.number, [], self._slots.parcels(item))
         digests = done.attempt("digest", wire_digests, item, slot)
         done.attempt("unpack", unpack, item, self._end.buffers, slot)
         # What is not copied as it came leaves nothing to compare in the buffers, only in the slot.
         transformed = done.attempt("digest", transformed_digests, item, slot)
+        self._transport.release(item.number)
         if digests is not None and transformed is not None:
             wire.append(digests)
             written.append(transformed)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tranship.runtime.bind import find_moved
 from tranship.runtime.deliveries import by_round
+from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.rounds import bind_kernels
 from tranship.runtime.messages import Finding
 from tranship.runtime.program import RoundProgram
@@ -47,19 +48,19 @@ class StreamReplayer:
         count = self._kernels.digests.first[-1]
         self._sums = torch.empty((2, count), dtype=torch.int64, device=device)
         self._totals = torch.empty((2, count), dtype=torch.int64, pin_memory=device.type == "cuda")
-        conclude_binding(end, self._meet())
+        try:
+            conclude_binding(end, self._meet())
+        except DistributedError:
+            self.close()
+            raise
 
     def _meet(self) -> list[Finding]:
-        """Exchange all messages once, empty as they are: connections are made at their first use.
-
-        Nothing is unpacked, and the slots stay as they are.
-        """
-        sends = self._end.program.side is Side.SENDER
+        """Connect with all peers. Nothing is unpacked, and the slots stay as they are."""
         done = Replay()
         with torch.cuda.stream(self._exchange):
-            for each in self._rounds:
-                out, back = (each.parcels, ()) if sends else ((), each.parcels)
-                done.attempt("connect", self._transport.exchange, out, back)
+            done.attempt(
+                "connect", self._transport.connect, [each.parcels for each in self._rounds]
+            )
         self._finished.record(self._exchange)
         self._wait(done)
         return done.findings
@@ -77,7 +78,8 @@ class StreamReplayer:
         """Do nothing."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """Disconnect."""
+        self._transport.disconnect()
 
     def run(self, version: int) -> Replay:
         """Run all rounds of a step on this rank."""
@@ -121,7 +123,7 @@ class StreamReplayer:
         each.computed.record(self._compute)
         self._exchange.wait_event(each.computed)
         with torch.cuda.stream(self._exchange):
-            self._transport.exchange(each.parcels, ())
+            self._transport.exchange(each.item.number, each.parcels, ())
         each.exchanged.record(self._exchange)
         if each is self._rounds[-1]:
             self._compute.wait_event(each.exchanged)
@@ -131,11 +133,12 @@ class StreamReplayer:
         for number in each.item.after:
             self._exchange.wait_event(self._rounds[number].computed)
         with torch.cuda.stream(self._exchange):
-            self._transport.exchange((), each.parcels)
+            self._transport.exchange(each.item.number, (), each.parcels)
         each.exchanged.record(self._exchange)
         self._compute.wait_event(each.exchanged)
         with torch.cuda.stream(self._compute):
             done.attempt("unpack", self._kernels.run, each.item.number)
+            self._transport.release(each.item.number)
         each.computed.record(self._compute)
 
     def _by_round(self) -> tuple[list[IntArray], list[IntArray]]:

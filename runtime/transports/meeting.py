@@ -1,5 +1,6 @@
 """How ranks find one another, and the fastest way in which all of them can talk."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,9 +49,10 @@ class Meeting:
     talk: Talk
 
     def stop_listening(self) -> None:
-        """Remove this rank's socket: nobody is to connect any more."""
+        """Remove this rank's socket: nobody is to connect any more. May be repeated."""
         self.listener.close()
-        self.listener.path.parent.rmdir()
+        with suppress(FileNotFoundError):
+            self.listener.path.parent.rmdir()
 
 
 def meet(store: Store, world: World, member: int, device: str, timeout: float) -> Meeting:

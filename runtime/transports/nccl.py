@@ -54,12 +54,23 @@ class NcclTransport:
             return f"nccl sends from the memory of {self.device}, not of {device}"
         return None
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+    def connect(self, rounds: Sequence[Sequence[Parcel]]) -> None:
+        """Enqueue all rounds once on the current stream: NCCL connects at the first use.
+
+        Raises:
+            TransportError: NCCL refused.
+        """
+        for number, parcels in enumerate(rounds):
+            sends = self.side is Side.SENDER
+            self.exchange(number, parcels if sends else (), () if sends else parcels)
+
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Enqueue all parcels of a round, as one operation of NCCL, on the current stream.
 
         Raises:
             TransportError: NCCL refused.
         """
+        del number
         if not sends and not receives:
             return
         other = Side.RECEIVER if self.side is Side.SENDER else Side.SENDER
@@ -78,6 +89,12 @@ class NcclTransport:
     def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
         """Give every rank the texts of all."""
         return self.meeting.talk.gather(payload, meanwhile)
+
+    def release(self, number: int) -> None:
+        """Do nothing: a parcel comes when it is waited for."""
+
+    def disconnect(self) -> None:
+        """Do nothing."""
 
     def abandon(self) -> None:
         """Abort the communicator, and with it the kernels that wait for a peer."""
