@@ -1,16 +1,19 @@
 """One rank of a transfer in a process of its own, on a GPU.
 
 The process runs all `SCENARIOS` of a way of joining ranks, and writes what came of each step into a
-folder, as JSON. With `cuda_ipc` four ranks share GPU 0. With `nccl` two ranks have a GPU each, and
-with `peers` the same two are joined by `cuda_ipc`.
+folder, as JSON. With `cuda_ipc` and `cuda_push` four ranks share GPU 0. With the other ways two
+ranks have a GPU each: joined by `nccl`, by `cuda_ipc` (`pull`), or by `cuda_push` (`push`).
 """
 
 import json
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,12 +28,21 @@ from tranship.runtime.errors import DistributedError
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender
 from tranship.runtime.transports.cuda_ipc import connect_cuda_ipc
+from tranship.runtime.transports.cuda_push import connect_cuda_push
 from tranship.runtime.transports.nccl import connect_nccl
 from tranship.runtime.transports.protocol import Transport, World
 from tranship.schema.manifest import Side
 
-PARTS = {"cuda_ipc": 2, "nccl": 1, "peers": 1}
+PARTS = {"cuda_ipc": 2, "cuda_push": 2, "nccl": 1, "pull": 1, "push": 1}
 """Ranks of each side, by the way in which they are joined."""
+
+CONNECT: Mapping[str, Callable[..., Transport]] = {
+    "cuda_ipc": connect_cuda_ipc,
+    "cuda_push": connect_cuda_push,
+    "nccl": connect_nccl,
+    "pull": connect_cuda_ipc,
+    "push": connect_cuda_push,
+}
 
 UPDATES = 1000
 CHECKED = 50
@@ -48,13 +60,10 @@ class Rank:
     ) -> None:
         world = World(PARTS[way], PARTS[way])
         self.transfer, (self.side, self.rank) = make(PARTS[way]), world.seat(member)
-        device = torch.device("cuda", 0 if way == "cuda_ipc" else member)
+        device = torch.device("cuda", 0 if PARTS[way] > 1 else member)
         torch.cuda.set_device(device)
         self.model: nn.Module = self.transfer.models(self.side, str(device))[self.rank]
-        if way == "nccl":
-            end: Transport = connect_nccl(store, world, self.side, self.rank, device, 60.0)
-        else:
-            end = connect_cuda_ipc(store, world, self.side, self.rank, device, 60.0)
+        end = CONNECT[way](store, world, self.side, self.rank, device, 60.0)
         live, plan = live_tensors(self.model), self.transfer.plan
         if self.side is Side.SENDER:
             self.session = Sender.bind(plan, self.transfer.sender, live, end, self.rank)
@@ -123,11 +132,60 @@ def reallocates(way: str, member: int, store: Store) -> Sequence[Report]:
     return reports
 
 
+SIZES = (3, 24)
+"""Layers of two models, to see what grows with the number of tensors."""
+WARM = 3
+
+
+def counts(way: str, member: int, store: Store) -> Sequence[Report]:
+    """Counts in a steady step, per model: calls of Python functions, and allocations of torch.
+
+    Torch raises an error where it would wait for the GPU.
+    """
+    return [_counted(way, layers, member, PrefixStore(f"{layers}", store)) for layers in SIZES]
+
+
+def _counted(way: str, layers: int, member: int, store: Store) -> Report:
+    rank = Rank(way, lambda parts: fp8_transfer(parts, layers), member, store)
+    for version in range(WARM):
+        rank.step(version, compare=False)
+    if isinstance(rank.session, Sender):
+        rank.transfer.train(rank.model, rank.rank, WARM)
+        step = rank.session.publish
+    else:
+        step = rank.session.receive
+    torch.cuda.synchronize()
+    calls, seen = Counter[str](), _allocations()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sys.setprofile(lambda frame, event, _: calls.update(_called(frame, event)))
+        step(WARM)
+    finally:
+        sys.setprofile(None)
+        torch.cuda.set_sync_debug_mode("default")
+    report: Report = {"calls": calls, "allocations": _allocations() - seen}
+    report["rounds"], report["tensors"] = len(rank.transfer.plan.rounds), layers
+    rank.session.close()
+    return report
+
+
+def _called(frame: FrameType, event: str) -> Iterator[str]:
+    if event == "call":
+        code = frame.f_code
+        yield f"{Path(code.co_filename).name}:{code.co_name}"
+
+
+def _allocations() -> int:
+    return int(torch.cuda.memory_stats()["allocation.all.allocated"])
+
+
 Scenario = Callable[[str, int, Store], Sequence[Report]]
 SCENARIOS: dict[str, tuple[Scenario, ...]] = {
-    "cuda_ipc": (copies, quantizes, repeats, reallocates),
-    "nccl": (copies, quantizes, repeats),
-    "peers": (copies, quantizes),
+    "cuda_ipc": (copies, quantizes, repeats, counts, reallocates),
+    "cuda_push": (copies, quantizes, counts),
+    "nccl": (copies, quantizes, repeats, counts),
+    "pull": (copies, quantizes, counts),
+    "push": (copies, quantizes, repeats, counts),
 }
 
 

@@ -80,7 +80,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     stand_in_for_streams(monkeypatch)
     for name in ("wait_value", "write_value", "copy"):
         monkeypatch.setattr(cuda_calls, name, getattr(made, name))
-    monkeypatch.setattr(cuda_calls, "synchronize", lambda device: None)
+    monkeypatch.setattr(cuda_calls, "synchronize", str)
     monkeypatch.setattr(session, "replayer", streamed)
     one_at_a_time(monkeypatch, [(Kernels, "begin"), (Kernels, "run")])
     return made

@@ -20,12 +20,21 @@ Reports = dict[str, list[list[dict[str, Any]]]]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
-WAYS = [
-    pytest.param("cuda_ipc", marks=pytest.mark.gpu),
-    pytest.param("nccl", marks=[pytest.mark.multigpu, two]),
-    pytest.param("peers", marks=[pytest.mark.multigpu, two]),
-]
-every_way = pytest.mark.parametrize("reports", WAYS, indirect=True)
+
+
+def ways(scenario: str) -> pytest.MarkDecorator:
+    """All ways of joining ranks in which a scenario is run."""
+    chosen = [way for way, run in cuda_ranks.SCENARIOS.items() if scenario in map(_name, run)]
+    return pytest.mark.parametrize("reports", [_marked(way) for way in chosen], indirect=True)
+
+
+def _name(scenario: cuda_ranks.Scenario) -> str:
+    return scenario.__name__
+
+
+def _marked(way: str) -> Any:
+    marks = [pytest.mark.gpu] if PARTS[way] > 1 else [pytest.mark.multigpu, two]
+    return pytest.param(way, marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,7 @@ def whole(found: list[dict[str, Any]], version: int) -> None:
     assert not any(report.get("wrong") for report in found)
 
 
-@every_way
+@ways("copies")
 @pytest.mark.parametrize(("scenario", "versions"), [("copies", (1, 2, 5)), ("quantizes", (1, 2))])
 def test_every_version_arrives_whole(
     reports: Reports, scenario: str, versions: tuple[int, ...]
@@ -81,7 +90,7 @@ def test_every_version_arrives_whole(
         assert any("wrong" in report for report in found)
 
 
-@pytest.mark.parametrize("reports", WAYS[:2], indirect=True)
+@ways("repeats")
 def test_a_thousand_updates_arrive_whole_in_the_same_memory(reports: Reports) -> None:
     compared = 0
     for version in range(UPDATES):
@@ -93,7 +102,27 @@ def test_a_thousand_updates_arrive_whole_in_the_same_memory(reports: Reports) ->
         assert len({tuple(report["memory"]) for report in steps[3:]}) == 1
 
 
-@pytest.mark.parametrize("reports", WAYS[:1], indirect=True)
+WAITING = ("channel.py", "streams.py", "threading.py")
+"""Files whose functions are called as often as a rank has time to look whether others are done."""
+
+
+@ways("counts")
+def test_a_steady_step_allocates_nothing_and_calls_as_much_for_many_tensors_as_for_few(
+    reports: Reports,
+) -> None:
+    for few, many in reports["counts"]:
+        assert "raised" not in few | many, few.get("raised", many.get("raised"))
+        assert many["tensors"] > 5 * few["tensors"]
+        assert many["rounds"] == few["rounds"]
+        assert few["allocations"] == many["allocations"] == 0
+        calls = [
+            {name: n for name, n in each["calls"].items() if not name.startswith(WAITING)}
+            for each in (few, many)
+        ]
+        assert calls[0] == calls[1]
+
+
+@ways("reallocates")
 def test_memory_that_was_replaced_is_noticed_and_not_served(reports: Reports) -> None:
     whole(of_step(reports, "reallocates", 0), 1)
     for report in of_step(reports, "reallocates", 1):
