@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tranship.runtime.bind import Bound, find_moved
-from tranship.runtime.deliveries import by_round
+from tranship.runtime.deliveries import by_round, labels
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
 from tranship.runtime.messages import Delivery, Finding, told
@@ -143,6 +143,7 @@ class RoundReplayer:
     def __init__(self, end: Endpoint, transport: MessageTransport) -> None:
         self._end, self._transport = end, transport
         self._slots = Slots.of(end)
+        self._labels = labels(end.plan, end.program)
         transport.connect([self._slots.parcels(item) for item in end.program.rounds])
 
     def prepare(self) -> tuple[Diagnostic, ...]:
@@ -177,7 +178,7 @@ class RoundReplayer:
         if receives:
             done.attempt("digest", self._read_back, written)
             derive(self._end, done)
-        done.deliveries = by_round(self._end.plan, own, wire, written if receives else wire)
+        done.deliveries = by_round(own, self._labels, wire, written if receives else wire)
         return done
 
     def _send(self, item: RoundProgram, done: Replay, wire: list[IntArray]) -> None:

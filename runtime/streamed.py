@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tranship.runtime.bind import find_moved
-from tranship.runtime.deliveries import by_round
+from tranship.runtime.deliveries import by_round, labels
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.rounds import bind_kernels
 from tranship.runtime.messages import Finding
@@ -44,6 +44,7 @@ class StreamReplayer:
             _Round(item, self._slots.parcels(item), torch.cuda.Event(), torch.cuda.Event())
             for item in end.program.rounds
         ]
+        self._labels = labels(end.plan, end.program)
         self._begun, self._finished = torch.cuda.Event(), torch.cuda.Event()
         count = self._kernels.digests.first[-1]
         self._sums = torch.empty((2, count), dtype=torch.int64, device=device)
@@ -90,7 +91,7 @@ class StreamReplayer:
         self._wait(done)
         if not done.findings:
             wire, written = self._by_round()
-            done.deliveries = by_round(self._end.plan, own, wire, written)
+            done.deliveries = by_round(own, self._labels, wire, written)
         return done
 
     def _enqueue(self, done: Replay) -> None:

@@ -1,6 +1,6 @@
 """Direct jobs as launches, and what checks them: samples of what a sender would have packed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,17 +48,44 @@ class DirectKernels:
 class SampleKernels:
     """What a sender packs of its messages to its receivers for comparison.
 
-    `samples` are whole steps, by group: they clear, pack, digest and add up. `totals` come to be
-    the digests by receiver, int64 `[receivers]`. `scratch` is memory that tables have addresses of.
+    `samples` are whole steps, by group: they clear, pack, digest and add up; `sources` is what they
+    read. `totals` come to be the digests by receiver, int64 `[receivers]`. `scratch` is memory that
+    tables have addresses of.
     """
 
     samples: tuple[Launch, ...]
+    sources: tuple["Sources", ...]
     totals: "Totals"
     scratch: Tensor
 
     def run(self, group: int) -> None:
-        """Pack and digest the jobs of a group."""
+        """Pack and digest the jobs of a group.
+
+        Raises:
+            RuntimeError: a buffer is not where it was.
+        """
+        # A kernel that reads memory that was given back takes the whole process's GPU from it.
+        if not self.sources[group].unmoved():
+            raise RuntimeError("a buffer is not where it was when it was bound")
         self.samples[group]()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Buffers, and where they were."""
+
+    buffers: tuple[Tensor, ...]
+    addresses: tuple[int, ...]
+
+    @classmethod
+    def of(cls, buffers: Iterable[Tensor]) -> "Sources":
+        """Remember where buffers are."""
+        held = tuple(buffers)
+        return cls(held, tuple(map(Tensor.data_ptr, held)))
+
+    def unmoved(self) -> bool:
+        """Whether they are still there."""
+        return tuple(map(Tensor.data_ptr, self.buffers)) == self.addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +193,20 @@ def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleK
             parts.append(_sample(part, row, entry, buffers, own, totals.lanes))
             used += size
         samples.append(_joined(parts, device, totals.clear, totals.add_up))
-    return SampleKernels(tuple(samples), totals, scratch)
+    sources = tuple(
+        Sources.of(buffers[number] for number in map(int, _read(sent, each))) for each in rows
+    )
+    return SampleKernels(tuple(samples), sources, totals, scratch)
+
+
+def _read(sent: Sequence[Outgoing], rows: Sequence[IntArray]) -> IntArray:
+    """Return the numbers of the buffers that some jobs of each message read."""
+    read = [np.zeros(0, np.int64)]
+    for part, row in zip(sent, rows, strict=True):
+        fragments = select_jobs(part.batch, row).fragments
+        read += [fragments["source"], fragments["scale"]]
+    numbers = np.unique(np.concatenate(read))
+    return numbers[numbers >= 0]
 
 
 def _joined(parts: Sequence[BoundJobs], device: torch.device, *around: Launch) -> Launch:
