@@ -40,10 +40,12 @@ def by_round(
 
 
 def by_peer(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
-    """Put what passed between the same two ranks in all rounds together."""
+    """Put what passed between the same two ranks in all rounds together, unless it is already."""
     peers: dict[int, list[Delivery]] = {}
     for item in deliveries:
         peers.setdefault(item.peer, []).append(item)
+    if all(len(items) == 1 and items[0].round == ALL_ROUNDS for items in peers.values()):
+        return tuple(items[0] for _, items in sorted(peers.items()))
     return tuple(
         Delivery(
             round=ALL_ROUNDS,

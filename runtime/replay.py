@@ -13,7 +13,7 @@ from tranship.runtime.bind import Bound, find_moved
 from tranship.runtime.deliveries import by_round, labels
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
-from tranship.runtime.messages import Delivery, Finding, told
+from tranship.runtime.messages import Delivery, Finding, Hello, told
 from tranship.runtime.program import DerivedCall, Program, RoundProgram
 from tranship.runtime.transports.protocol import (
     MessageTransport,
@@ -38,12 +38,12 @@ class RecipeError(RuntimeError):
 class Endpoint:
     """What a rank replays with: its part of the plan, its memory, its connection.
 
-    `buffers` are the tensors that `program.buffers` names, in that order. `plan_digest` is the
-    plan's.
+    `buffers` are the tensors that `program.buffers` names, in that order. `hello` is what it tells
+    before every step, but for what is new.
     """
 
     plan: TransferPlan
-    plan_digest: str
+    hello: Hello
     program: Program
     bound: Bound
     buffers: Sequence[Tensor]

@@ -10,7 +10,6 @@ from tranship.runtime.errors import DistributedError
 from tranship.runtime.messages import (
     Delivery,
     Finding,
-    Hello,
     M,
     Outcome,
     Seat,
@@ -65,17 +64,8 @@ def agree(
     Raises:
         DistributedError: TS810, a rank's memory is not what was bound; TS830 to TS837.
     """
-    plan = end.plan
-    hello = Hello(
-        side=end.program.side,
-        rank=end.program.rank,
-        plan=end.plan_digest,
-        sender_manifest=plan.sender.manifest,
-        receiver_manifest=plan.receiver.manifest,
-        version=version,
-        committed=committed,
-        findings=tuple(told(finding) for finding in findings),
-    )
+    news = {"version": version, "committed": committed, "findings": tuple(map(told, findings))}
+    hello = end.hello.model_copy(update=news)
     hellos, found = gather(end, hello, meanwhile)
     found += reported({seat: said.findings for seat, said in hellos.items()})
     found += disagreements(hellos)

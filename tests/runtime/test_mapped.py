@@ -16,7 +16,9 @@ from torch.distributed import (
 
 from tests.runtime.local_jobs import WORLD, at_once, bf16
 from tests.runtime.stand_ins import Event, Registry, one_at_a_time, stand_in_for_streams
+from tests.runtime.transfers import UP
 from tranship.runtime import mapped
+from tranship.runtime.direct import GROUPS
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.mapped import DirectKernels, SampleKernels
 from tranship.runtime.live import live_tensors
@@ -76,6 +78,10 @@ def bound() -> tuple[list[Any], list[Any]]:
 def step(sessions: Sessions, models: list[Any], version: int) -> list[Any]:
     for rank in range(WORLD.senders):
         bf16().train(models[rank], rank, version)
+    return publish(sessions, version)
+
+
+def publish(sessions: Sessions, version: int) -> list[Any]:
     calls = [
         partial(own.publish if isinstance(own, Sender) else own.receive, version)
         for own in sessions
@@ -104,6 +110,19 @@ def test_receivers_that_map_memory_have_every_version_whole(registry: Registry) 
     assert registry.open == 0
     results = step(sessions, models, 3)
     assert "the session is closed" in str(results[-1])
+
+
+def test_the_digest_of_a_step_covers_what_is_not_sampled(registry: Registry) -> None:
+    sessions, models = bound()
+    digests: set[str] = set()
+    for layer in range(3):
+        for rank in range(WORLD.senders):
+            bf16().train(models[rank], rank, 1)
+        with torch.no_grad():
+            models[0].get_parameter(UP.format(layer=layer))[0, 0] += 1
+        # The same group of jobs is sampled each time.
+        digests.add(publish(sessions, 1 + layer * GROUPS)[0].digest)
+    assert len(digests) == 3
 
 
 def test_a_sender_that_cannot_share_is_heard_of_by_all_at_once(registry: Registry) -> None:
