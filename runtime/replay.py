@@ -13,7 +13,7 @@ from tranship.runtime.bind import Bound, find_moved
 from tranship.runtime.deliveries import by_round, labels
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
-from tranship.runtime.messages import Delivery, Finding, Hello, told
+from tranship.runtime.messages import Delivery, Finding, Hello, failed
 from tranship.runtime.program import DerivedCall, Program, RoundProgram
 from tranship.runtime.transports.protocol import (
     MessageTransport,
@@ -21,7 +21,7 @@ from tranship.runtime.transports.protocol import (
     Transport,
     TransportError,
 )
-from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
 from tranship.schema.plan import TransferPlan
@@ -120,12 +120,9 @@ class Replay:
         try:
             with self.timed(stage), torch.no_grad():
                 return call(*args, **kwargs)
-        except DiagnosticError as error:
-            self.findings += [told(diagnostic) for diagnostic in error.diagnostics]
         except Exception as error:
-            reason = f"{stage} failed: {type(error).__name__}: {error}"
-            self.findings.append(Finding(code="TS838", message=reason))
-        return None
+            self.findings += failed(stage, error)
+            return None
 
     @contextmanager
     def timed(self, stage: str) -> Generator[None]:

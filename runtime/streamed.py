@@ -1,8 +1,6 @@
 """Rounds on a GPU: packed, exchanged and unpacked on streams that the host does not wait for."""
 
-import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +15,7 @@ from tranship.runtime.messages import Finding
 from tranship.runtime.program import RoundProgram
 from tranship.runtime.replay import Endpoint, Replay, Slots, derive
 from tranship.runtime.step import conclude_binding
+from tranship.runtime.streams import finish, on_device
 from tranship.runtime.transports.protocol import MessageTransport, Parcel, TransportError
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
@@ -150,11 +149,6 @@ class StreamReplayer:
         return wire, wire if sends else written
 
 
-def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Make a GPU the current one: kernels are loaded and launched there."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 @dataclass(frozen=True, slots=True)
 class _Round:
     """A round with its messages, and events of when they were exchanged, and packed or unpacked."""
@@ -163,29 +157,3 @@ class _Round:
     parcels: list[Parcel]
     exchanged: torch.cuda.Event
     computed: torch.cuda.Event
-
-
-def finish(done: Replay, event: torch.cuda.Event, timeout: float) -> bool:
-    """Wait for `event`, and return whether it came; that it did not is a finding."""
-    try:
-        with done.timed("wait"):
-            wait_for(event, timeout)
-    except (RuntimeError, TimeoutError) as error:
-        done.findings.append(Finding(code="TS838", message=f"wait failed: {error}"))
-        return False
-    return True
-
-
-def wait_for(event: torch.cuda.Event, timeout: float) -> None:
-    """Wait until the GPU has come to `event`.
-
-    It looks at the event all the time: a pause between two looks is as long as a timer's tick,
-    which on virtual machines may be milliseconds.
-
-    Raises:
-        TimeoutError: it has not within `timeout` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while not event.query():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the GPU was not done within {timeout:g} s")

@@ -17,7 +17,7 @@ from torch.distributed import (
 from tests.runtime.local_jobs import WORLD, at_once, bf16
 from tests.runtime.stand_ins import Event, Registry, one_at_a_time, stand_in_for_streams
 from tests.runtime.transfers import UP
-from tranship.runtime import mapped
+from tranship.runtime import lending
 from tranship.runtime.direct import GROUPS
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.mapped import DirectKernels, SampleKernels
@@ -34,10 +34,10 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are rea
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     found = Registry()
     stand_in_for_streams(monkeypatch)
-    monkeypatch.setattr(mapped, "SharedEvent", Event)
-    monkeypatch.setattr(mapped, "device_uuid", str)
+    monkeypatch.setattr(lending, "SharedEvent", Event)
+    monkeypatch.setattr(lending, "device_uuid", str)
     for name in ("make_offer", "open_offer", "watch"):
-        monkeypatch.setattr(mapped, name, getattr(found, name))
+        monkeypatch.setattr(lending, name, getattr(found, name))
     monkeypatch.setattr(CudaIpcTransport, "refusal", _serve)
     one_at_a_time(monkeypatch, [(DirectKernels, "run"), (SampleKernels, "run")])
     return found
