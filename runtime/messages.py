@@ -66,10 +66,15 @@ class Delivery(Frozen):
 
 
 class Outcome(Frozen):
-    """What became of a step on a rank."""
+    """What became of a step on a rank.
+
+    A receiver may have packed for a sender on its GPU, `packed_for`: `packed` is of that.
+    """
 
     deliveries: tuple[Delivery, ...]
     findings: tuple[Finding, ...]
+    packed: tuple[Delivery, ...] = ()
+    packed_for: int | None = None
 
 
 class _Envelope(BaseModel):

@@ -58,11 +58,10 @@ class Slots:
     staging: Tensor
 
     @classmethod
-    def of(cls, end: Endpoint) -> "Slots":
-        """Set the memory aside that the program of `end` needs."""
+    def of(cls, own: Program, device: torch.device) -> "Slots":
+        """Set the memory aside that a program needs."""
         # What lies between the parts of a message is sent, too: it is zero and stays so.
-        size, device = end.program.staging_bytes, end.bound.device
-        return cls(torch.zeros(size, dtype=torch.uint8, device=device))
+        return cls(torch.zeros(own.staging_bytes, dtype=torch.uint8, device=device))
 
     def slot(self, item: RoundProgram) -> Tensor:
         """Return the memory of a round."""
@@ -102,13 +101,16 @@ class Replayer(Protocol):
 class Replay:
     """What one step did on one rank, so far.
 
-    `deliveries` are digests of what passed, `seconds` what each stage took on the host. After the
+    `deliveries` are digests of what passed, `packed` those of what this rank packed for a sender on
+    its GPU, `seconds` what each stage took on the host. After the
     first failure nothing more is computed, but rounds go on: a rank that left would keep all
     others waiting.
     """
 
     findings: list[Finding] = field(default_factory=list[Finding])
     deliveries: tuple[Delivery, ...] = ()
+    packed: tuple[Delivery, ...] = ()
+    packed_for: int | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def attempt(
@@ -139,9 +141,12 @@ class RoundReplayer:
 
     def __init__(self, end: Endpoint, transport: MessageTransport) -> None:
         self._end, self._transport = end, transport
-        self._slots = Slots.of(end)
+        self._slots = Slots.of(end.program, end.bound.device)
         self._labels = labels(end.plan, end.program)
-        transport.connect([self._slots.parcels(item) for item in end.program.rounds])
+        parcels = [self._slots.parcels(item) for item in end.program.rounds]
+        sends = end.program.side is Side.SENDER
+        nothing = [list[Parcel]() for _ in parcels]
+        transport.connect(parcels if sends else nothing, nothing if sends else parcels)
 
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound."""

@@ -1,6 +1,6 @@
 """The parts of a step in which ranks talk: they agree before it, and conclude after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tranship.runtime.agreement import differences, disagreements
@@ -91,19 +91,27 @@ def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
     Raises:
         DistributedError: TS836 to TS840; receivers hold a mixture of versions.
     """
-    own = done.deliveries
-    outcomes, findings = gather(
-        end, Outcome(deliveries=by_peer(own), findings=tuple(done.findings))
-    )
+    outcomes, findings = gather(end, _outcome(done, by_peer))
     findings += reported({seat: said.findings for seat, said in outcomes.items()})
     differing = [] if findings else list(differences(outcomes))
     if differing:
         # Every rank has come to this from the same messages, so that all of them tell the rest.
-        details, findings = gather(end, Outcome(deliveries=own, findings=()))
+        details, findings = gather(end, _outcome(done, tuple[Delivery, ...]))
         findings += list(differences(details)) or differing
     if findings:
         raise DistributedError(findings)
     return _stats(end, done, version, outcomes)
+
+
+def _outcome(
+    done: Replay, told_as: Callable[[tuple[Delivery, ...]], tuple[Delivery, ...]]
+) -> Outcome:
+    return Outcome(
+        deliveries=told_as(done.deliveries),
+        findings=tuple(done.findings),
+        packed=told_as(done.packed),
+        packed_for=done.packed_for,
+    )
 
 
 def gather(

@@ -57,7 +57,9 @@ class CudaPushTransport:
         """Give every rank the texts of all."""
         return self.meeting.talk.gather(payload, meanwhile)
 
-    def connect(self, rounds: Sequence[Sequence[Parcel]]) -> None:
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
         """Map the peers' words, and on a sender the memory of what they receive.
 
         Raises:
@@ -72,12 +74,12 @@ class CudaPushTransport:
             self.world, self.side, self.rank, self.device, self.timeout, self.meeting, words
         )
         try:
-            self._links = link_all(own, rounds)
+            self._links = link_all(own, sends if self.side is Side.SENDER else receives)
         except (ChannelError, CudaError) as error:
             raise TransportError(f"no connection with a peer: {error}") from error
         finally:
             self.meeting.stop_listening()
-        self._words, self._rounds, self._steps = words, len(rounds), 0
+        self._words, self._rounds, self._steps = words, len(sends), 0
 
     def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Enqueue a round on the current stream: copies to others, or waiting for theirs.

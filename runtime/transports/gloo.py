@@ -46,7 +46,9 @@ class GlooTransport:
             return f"gloo sends from the CPU's memory, not from {device}"
         return None
 
-    def connect(self, rounds: Sequence[Sequence[Parcel]]) -> None:
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
         """Do nothing: ranks are connected."""
 
     def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -31,6 +32,17 @@ class Parcel:
 
     peer: int
     memory: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """The sender on a receiver's GPU whose messages the receiver packs and sends.
+
+    `socket` is where it listens.
+    """
+
+    rank: int
+    socket: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,9 @@ class MessageTransport(Transport, Protocol):
     A step consists of rounds, which are numbered from 0 and the same on all ranks.
     """
 
-    def connect(self, rounds: Sequence[Sequence[Parcel]]) -> None:
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
         """Make ready for steps in which these parcels are exchanged, round after round.
 
         Their memory may be written, but not read yet by anybody: it holds nothing.

@@ -32,8 +32,10 @@ class Passing:
     def refusal(self, device: torch.device) -> str | None:
         return self.inner.refusal(device)
 
-    def connect(self, rounds: Sequence[Sequence[Parcel]]) -> None:
-        self.inner.connect(rounds)
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
+        self.inner.connect(sends, receives)
 
     def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         self.inner.exchange(number, sends, receives)
