@@ -1,15 +1,15 @@
 """One rank of a transfer in a process of its own, on a GPU.
 
 The process runs all `SCENARIOS` of a way of joining ranks, and writes what came of each step into a
-folder, as JSON. With `cuda_ipc` and `cuda_push` four ranks share GPU 0. With the other ways two
-ranks have a GPU each: joined by `nccl`, by `cuda_ipc` (`pull`), or by `cuda_push` (`push`).
+folder, as JSON.
 """
 
 import json
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -33,16 +33,25 @@ from tranship.runtime.transports.nccl import connect_nccl
 from tranship.runtime.transports.protocol import Transport, World
 from tranship.schema.manifest import Side
 
-PARTS = {"cuda_ipc": 2, "cuda_push": 2, "nccl": 1, "pull": 1, "push": 1}
-"""Ranks of each side, by the way in which they are joined."""
 
-CONNECT: Mapping[str, Callable[..., Transport]] = {
-    "cuda_ipc": connect_cuda_ipc,
-    "cuda_push": connect_cuda_push,
-    "nccl": connect_nccl,
-    "pull": connect_cuda_ipc,
-    "push": connect_cuda_push,
+@dataclass(frozen=True)
+class Way:
+    """How `parts` ranks of each side are joined, which are dealt to so many GPUs in turn."""
+
+    connect: Callable[..., Transport]
+    parts: int
+    gpus: int
+
+
+WAYS = {
+    "cuda_ipc": Way(connect_cuda_ipc, parts=2, gpus=1),
+    "cuda_push": Way(connect_cuda_push, parts=2, gpus=1),
+    "nccl": Way(connect_nccl, parts=1, gpus=2),
+    "neighbors": Way(connect_nccl, parts=2, gpus=2),
+    "pull": Way(connect_cuda_ipc, parts=1, gpus=2),
+    "push": Way(connect_cuda_push, parts=1, gpus=2),
 }
+"""With `neighbors` a sender and a receiver share each of two GPUs, and NCCL joins the GPUs."""
 
 UPDATES = 1000
 CHECKED = 50
@@ -58,12 +67,13 @@ class Rank:
     def __init__(
         self, way: str, make: Callable[[int], Transfer], member: int, store: Store
     ) -> None:
-        world = World(PARTS[way], PARTS[way])
-        self.transfer, (self.side, self.rank) = make(PARTS[way]), world.seat(member)
-        device = torch.device("cuda", 0 if PARTS[way] > 1 else member)
+        joined = WAYS[way]
+        world = World(joined.parts, joined.parts)
+        self.transfer, (self.side, self.rank) = make(joined.parts), world.seat(member)
+        device = torch.device("cuda", member % joined.gpus)
         torch.cuda.set_device(device)
         self.model: nn.Module = self.transfer.models(self.side, str(device))[self.rank]
-        end = CONNECT[way](store, world, self.side, self.rank, device, 60.0)
+        end = joined.connect(store, world, self.side, self.rank, device, 60.0)
         live, plan = live_tensors(self.model), self.transfer.plan
         if self.side is Side.SENDER:
             self.session = Sender.bind(plan, self.transfer.sender, live, end, self.rank)
@@ -184,6 +194,7 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     "cuda_ipc": (copies, quantizes, repeats, counts, reallocates),
     "cuda_push": (copies, quantizes, counts),
     "nccl": (copies, quantizes, repeats, counts),
+    "neighbors": (copies, quantizes, repeats, counts),
     "pull": (copies, quantizes, counts),
     "push": (copies, quantizes, repeats, counts),
 }

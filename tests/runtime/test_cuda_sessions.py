@@ -12,7 +12,7 @@ from torch.distributed import (
 )
 
 from tests.runtime import cuda_ranks
-from tests.runtime.cuda_ranks import CHECKED, PARTS, UPDATES
+from tests.runtime.cuda_ranks import CHECKED, UPDATES, WAYS
 
 LIMIT = 400
 """Seconds after which processes that hang are ended."""
@@ -34,7 +34,7 @@ def _name(scenario: cuda_ranks.Scenario) -> str:
 
 
 def _marked(way: str) -> Any:
-    marks = [pytest.mark.gpu] if PARTS[way] > 1 else [pytest.mark.multigpu, two]
+    marks = [pytest.mark.gpu] if WAYS[way].gpus == 1 else [pytest.mark.multigpu, two]
     return pytest.param(way, marks=marks)
 
 
@@ -53,7 +53,7 @@ _RUN: dict[str, Reports] = {}
 def _run(way: str, folder: Path) -> Reports:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
-    size = 2 * PARTS[way]
+    size = 2 * WAYS[way].parts
     ranks = [
         context.Process(target=cuda_ranks.main, args=(way, member, store.port, str(folder)))
         for member in range(size)
