@@ -83,7 +83,9 @@ def meet(store: Store, world: World, member: int, device: str, timeout: float) -
     if member == hub:
         talk: Talk = open_hub(listener, member, world.size, timeout)
     else:
-        talk = join_hub(_connected(Path(addresses[hub].socket), timeout), member, timeout)
+        talk = join_hub(
+            _connected(Path(addresses[hub].socket), timeout), member, world.size, timeout
+        )
     # Until all have joined, nobody may knock at the hub's socket with anything else.
     talk.gather("")
     return Meeting(addresses, listener, talk)
