@@ -100,7 +100,9 @@ def trace_rank(request: TraceRequest, rank: int) -> Declaration:
         model: Any = build_model(boot(request.folder, place, request.arguments), "meta")
     except Exception as error:
         traceback.print_exc()
-        message = f"SGLang does not build the model: {type(error).__name__}: {error}"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        origin = f"{Path(last.filename).name}:{last.lineno}, {last.line}"
+        message = f"SGLang does not build the model: {type(error).__name__}: {error} ({origin})"
         raise DiagnosticError([Diagnostic("TS856", message, where)]) from error
     return trace_model(model, request, place)
 
