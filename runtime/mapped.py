@@ -33,7 +33,7 @@ from tranship.runtime.kernels.mapped import (
 )
 from tranship.runtime.messages import ALL_ROUNDS, Delivery, Finding, told
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive
+from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
 from tranship.runtime.sharing.channel import Channel, ChannelError, connect
 from tranship.runtime.sharing.cuda_calls import device_uuid
 from tranship.runtime.sharing.descriptors import close_all
@@ -216,7 +216,8 @@ class MappedReceiver:
             for mapped, uses in zip(self._mapped, jobs.sources, strict=True)
         ]
         if self._end.buffers:
-            self._kernels = bind_direct(jobs, self._end.buffers, sources, self._device)
+            end = self._end
+            self._kernels = bind_direct(jobs, end.buffers, sources, self._device, end.packed)
         self._stream = torch.cuda.Stream(self._device)
         self._begun, self._finished = torch.cuda.Event(), torch.cuda.Event()
 
@@ -252,6 +253,8 @@ class MappedReceiver:
         self._finished.record(self._stream)
         finish(done, self._finished, self._end.transport.timeout)
         if not done.findings:
+            if self._kernels is not None:
+                done.findings += misrepeated(self._kernels.packed.differing())
             done.deliveries = tuple(self._deliveries(group))
         return done
 

@@ -171,7 +171,10 @@ def _endpoint(
         plan_digest=digest(dump(plan)),
         program=expanded,
         bound=bound,
-        buffers=tuple(bound.tensors[use.name] for use in expanded.buffers),
+        buffers=tuple(bound.memory(use.name) for use in expanded.buffers),
+        packed=tuple(
+            bound.packed[use.name] for use in expanded.buffers if use.name in bound.packed
+        ),
         recipes=recipes,
         transport=transport,
     )

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from tranship.runtime.bind import find_moved
 from tranship.runtime.deliveries import by_round
+from tranship.runtime.kernels.packed import bind_packed
 from tranship.runtime.kernels.rounds import bind_kernels
 from tranship.runtime.messages import Finding
 from tranship.runtime.program import RoundProgram
-from tranship.runtime.replay import Endpoint, Replay, Slots, derive
+from tranship.runtime.replay import Endpoint, Replay, Slots, derive, misrepeated
 from tranship.runtime.step import conclude_binding
 from tranship.runtime.transports.protocol import MessageTransport, Parcel, TransportError
 from tranship.schema.diagnostics import Diagnostic
@@ -36,6 +37,7 @@ class StreamReplayer:
         slots = [self._slots.slot(item) for item in end.program.rounds]
         with on_device(end.bound.device):
             self._kernels = bind_kernels(end.program, end.buffers, slots)
+            self._packed = bind_packed(end.packed, end.bound.device)
         device = end.bound.device
         self._compute = torch.cuda.Stream(device)
         self._exchange = torch.cuda.Stream(device, priority=-1)
@@ -87,6 +89,7 @@ class StreamReplayer:
             self._enqueue(done)
         self._wait(done)
         if not done.findings:
+            done.findings += misrepeated(self._packed.differing())
             wire, written = self._by_round()
             done.deliveries = by_round(self._end.plan, own, wire, written)
         return done
@@ -109,6 +112,7 @@ class StreamReplayer:
                 break
         with torch.cuda.stream(self._compute):
             if receives:
+                done.attempt("unpack", self._packed.run)
                 derive(self._end, done)
             self._totals.copy_(self._kernels.digests.totals(self._sums), non_blocking=True)
         self._finished.record(self._compute)

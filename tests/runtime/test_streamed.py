@@ -13,9 +13,13 @@ import pytest
 import torch
 
 from tests.runtime.local_jobs import WORLD, at_once, bf16
+from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.odd_transports import Flipping
+from tests.runtime.packed_cases import SCALES, Case
+from tests.runtime.packed_cases import bound as bound_case
 from tranship.runtime import session
 from tranship.runtime.errors import DistributedError
+from tranship.runtime.kernels.packed import PackedKernels
 from tranship.runtime.kernels.rounds import Kernels
 from tranship.runtime.live import live_tensors
 from tranship.runtime.replay import Endpoint
@@ -60,6 +64,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> None:
     lock = Lock()
     for name in ("begin", "run"):
         monkeypatch.setattr(Kernels, name, _locked(getattr(Kernels, name), lock))
+    monkeypatch.setattr(PackedKernels, "run", _locked(PackedKernels.run, lock))
 
 
 def streamed(end: Endpoint) -> StreamReplayer:
@@ -135,3 +140,25 @@ def test_a_bit_that_changes_on_its_way_is_found_and_the_next_step_repairs_it() -
     assert states == [State.TORN, State.TORN]
     assert not [r for r in step(sessions, models, 2) if isinstance(r, BaseException)]
     assert list(wrong(models, 2)) == []
+
+
+def test_packed_scales_are_written_and_compared_after_all_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case((128, 20), 130, senders=2, cut=50, exact=True)
+    job = bound_case(case)
+    job.assert_whole(1)
+    held = job.engines[0].get_parameter(SCALES).data
+    check = PackedKernels.run
+
+    def spoil(kernels: PackedKernels) -> None:
+        for launch in kernels.write:
+            launch()
+        held[147, 0] += 1
+        for launch in kernels.check:
+            launch()
+
+    monkeypatch.setattr(PackedKernels, "run", spoil)
+    assert codes_of(job.step(2)) == ["TS841"]
+    monkeypatch.setattr(PackedKernels, "run", check)
+    job.assert_whole(3)
