@@ -46,9 +46,9 @@ class PackedKernels:
 def bind_packed(packed: Sequence[PackedScales], device: torch.device) -> PackedKernels:
     """Bind the scales to be packed on `device`, where all of them lie."""
     names = tuple(each.name for each in packed)
-    totals = Totals.of(2 * len(packed), device)
     if not packed:
-        return PackedKernels(names, (), (), totals)
+        return PackedKernels(names, (), (), Totals.of(0, torch.device("cpu")))
+    totals = Totals.of(2 * len(packed), device)
     boxes = _boxes(packed)
     moved = boxes.source, boxes.target, boxes.sizes, boxes.source_strides, boxes.target_strides
     item = np.full(len(boxes.number), _WORD)

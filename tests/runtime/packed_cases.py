@@ -118,12 +118,11 @@ class Case:
     def _sent(self) -> list[Json]:
         buffers: list[Json] = []
         for n, shape in enumerate(self.shapes):
-            name, start, extent = f"e{{expert}}.t{n}", [0, 0], list[Any](shape)
+            name, start, extent = f"e{{expert}}.t{n}", list[Any]([0, 0]), list[Any](shape)
             if self.senders == 2:
                 size = shape[self.sender_dim]
                 cut = min(self.cut, size - 1)
                 extent[self.sender_dim] = f"{cut} + fsdp * ({size} - 2 * {cut})"
-                start = [0, 0]
                 start[self.sender_dim] = f"fsdp * {cut}"
             piece = {"tensor": name, "start": start, "extent": extent}
             buffers.append(
@@ -227,20 +226,21 @@ def packed(scales: Tensor, rows: int) -> Tensor:
     return torch.tensor(words, dtype=torch.int64).to(torch.int32)
 
 
-def engine_scales(case: Case) -> Tensor:
+def engine_scales(case: Case, device: torch.device | None = None) -> Tensor:
     """Allocate packed scales as DeepGEMM does: columns of words, at multiples of 16 bytes."""
     rows, words = sum(case.rows), -(-case.columns // 512)
     column = (rows + 3) // 4 * 4
     shape, strides = [rows, words], [1, column]
     if case.experts:
         shape, strides = [case.experts, *shape], [column * words, *strides]
-    tensor = torch.empty_strided(shape, strides, dtype=torch.int32)
+    tensor = torch.empty_strided(shape, strides, dtype=torch.int32, device=device)
     whole_storage(tensor).fill_(SENTINEL)
     return tensor
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    """Return all bytes of a tensor's storage."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 # --- sessions -----------------------------------------------------------------------------------
