@@ -159,24 +159,24 @@ def _conditions(
     scales: PieceRows, values: PieceRows, scale: _Memory, value: _Memory
 ) -> Iterator[tuple[str, BoolArray]]:
     """Yield what must hold of pieces of scales and codes, and where it does, `[n]`."""
+    along = np.ones(len(value.place), dtype=bool)
+    for rows, held in ((scales, scale), (values, value)):
+        last = held.strides[:, held.strides.shape[1] - held.own.shape[1] :]
+        along &= ((held.own == last) | (rows.box.extent <= 1)).all(axis=1)
+    yield "rows and columns of the tensor along those of the buffer", along
+    size = np.ones_like(value.place)
+    size[:, -2:] = PACKED_BLOCK
+    block, rest = np.divmod(value.place, size)
+    begun = (values.box.start - values.origin)[:, -2:] % PACKED_BLOCK
+    yield (
+        "pieces of codes that begin with a block, at multiples of 128 rows and columns",
+        (begun == 0).all(axis=1) & (rest == 0).all(axis=1),
+    )
     wanted = [declared_scales(tuple(shape)) for shape in value.shape.tolist()]
     shape = np.array(wanted, dtype=np.int64).reshape(scale.shape.shape)
     yield (
         "a shape of [..., ceil(n / 128), 4 * ceil(k / 512)] for codes [..., n, k]",
         (scale.shape == shape).all(axis=1),
-    )
-    along = np.ones(len(shape), dtype=bool)
-    for rows, held in ((scales, scale), (values, value)):
-        last = held.strides[:, held.strides.shape[1] - held.own.shape[1] :]
-        along &= ((held.own == last) | (rows.box.extent <= 1)).all(axis=1)
-    yield "rows and columns of the tensor along those of the buffer", along
-    begun = (values.box.start - values.origin)[:, -2:] % PACKED_BLOCK
-    size = np.ones_like(value.place)
-    size[:, -2:] = PACKED_BLOCK
-    block, rest = np.divmod(value.place, size)
-    yield (
-        "pieces of codes that begin with a block, at multiples of 128 rows and columns",
-        (begun == 0).all(axis=1) & (rest == 0).all(axis=1),
     )
     skipped = touched_blocks(values)[0] - scales.box.start
     place = scale.place.copy()

@@ -65,7 +65,7 @@ def cases(draw: st.DrawFn) -> Case:
         senders=draw(st.integers(1, 2)) if last * receivers > 1 else 1,
         sender_dim=draw(st.integers(0, 1)),
         cut=draw(st.integers(1, 400)),
-        staging=draw(st.sampled_from([1 << 19, 1 << 22])),
+        staging=draw(st.sampled_from([1 << 21, 1 << 24])),
     )
 
 
@@ -297,30 +297,22 @@ BEGIN = "pieces of codes that begin with a block, at multiples of 128 rows and c
 
 
 @pytest.mark.parametrize(
-    ("case", "expected"),
-    [
-        (Case((64, 64), 128), BEGIN),
-        (Case((192, 64), 128, experts=2), BEGIN),
-        (Case((128, 100, 28), 512), BEGIN),
-    ],
+    "case", [Case((64, 64), 128), Case((100, 100), 700), Case((128, 192, 64), 128, experts=2)]
 )
-def test_parts_that_begin_within_a_block_of_rows_are_refused(case: Case, expected: str) -> None:
+def test_parts_that_begin_within_a_block_of_rows_are_refused(case: Case) -> None:
+    """Gate and up of 192 rows each have two rows of scales each: no kernel finds those of up."""
     codes, scales = case.received()
     # Every part has blocks of its own, one after another.
     blocks = [-(-rows // 128) for rows in case.rows]
     words = scales["shape"][-1]
     scales["shape"][-2] = sum(blocks)
     for n, piece in enumerate(scales["pieces"]):
-        stacked = f"expert * {sum(blocks) * words}"
-        piece["offset"] = f"{stacked} + {sum(blocks[:n]) * words}"
-    for fill in scales["fills"]:
-        fill["sizes"][-2] = sum(blocks)
-        if case.experts:
-            fill["strides"][0] = sum(blocks) * words
+        piece["offset"] = f"(expert * {sum(blocks)} + {sum(blocks[:n])}) * {words}"
+    (fill,) = scales["fills"]
+    fill["sizes"][-2] = sum(blocks)
+    fill["strides"] = [sum(blocks) * words, words, 1][-len(fill["sizes"]) :]
     found = found_in(case.manifest("receiver", "tp", 1, [codes, scales]))
-    assert {code for code, _ in found} == {"TS198"}
-    shape = sum(blocks) == -(-sum(case.rows) // 128)
-    assert all(text == expected for _, text in found) or not shape
+    assert set(found) == {("TS198", BEGIN)}
 
 
 def test_a_shard_that_begins_within_a_block_is_refused() -> None:
