@@ -11,25 +11,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tranship.schema.layouts import PACKED_BLOCK, declared_scales
+from tranship.schema.layouts import PACKED_BLOCK, SCALES_IN_WORD, declared_scales
 
 
 @dataclass(frozen=True, slots=True)
 class PackedScales:
     """The two forms of one buffer of scales.
 
-    `scales` is what programs write: float8_e8m0fnu `[..., ceil(n / 128), 4 * words]`, contiguous,
-    zero where a row has no more blocks. `engine` is int32 `[..., n, words]`, whatever its strides.
+    `words` are the scales in fours, as they were received: int32 `[..., ceil(n / 128), words]`,
+    contiguous, with zero bytes where a row has no more blocks. `engine` is int32 `[..., n, words]`,
+    whatever its strides.
     """
 
     name: str
-    scales: Tensor
+    words: Tensor
     engine: Tensor
 
     @property
-    def words(self) -> Tensor:
-        """The scales in fours: int32 `[..., ceil(n / 128), words]`."""
-        return self.scales.view(torch.int32)
+    def scales(self) -> Tensor:
+        """What programs write: float8_e8m0fnu `[..., ceil(n / 128), 4 * words]`."""
+        return self.words.view(torch.float8_e8m0fnu)
 
     def repeated(self) -> Tensor:
         """Repeat every row of words for each of its 128 rows of codes: int32 `[..., n, words]`."""
@@ -39,9 +40,9 @@ class PackedScales:
 
 def receive_packed(name: str, engine: Tensor, codes: tuple[int, ...]) -> PackedScales:
     """Set memory aside in which the scales of `codes` `[..., n, k]` are received."""
-    shape = declared_scales(codes)
-    scales = torch.zeros(shape, dtype=torch.uint8, device=engine.device)
-    return PackedScales(name, scales.view(torch.float8_e8m0fnu), engine)
+    *outer, scales = declared_scales(codes)
+    shape = *outer, scales // SCALES_IN_WORD
+    return PackedScales(name, torch.zeros(shape, dtype=torch.int32, device=engine.device), engine)
 
 
 def pack_scales(packed: PackedScales) -> None:

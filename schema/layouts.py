@@ -23,7 +23,9 @@ PACKED_SCALES = "deepgemm_mn_major_ue8m0"
 PACKED_BLOCK = 128
 """Rows, and columns, of the blocks of codes that packed scales are of."""
 
-_SCALES_IN_WORD = 4
+SCALES_IN_WORD = 4
+"""Scales in one int32."""
+
 _ROW_ALIGNMENT = 4
 """Words: columns of packed scales begin at multiples of 16 bytes, as TMA wants them."""
 
@@ -81,7 +83,7 @@ def declared_scales(codes: Ints) -> Ints:
     come bytes that belong to no scale.
     """
     *outer, rows, columns = codes
-    return (*outer, -(-rows // PACKED_BLOCK), _words(columns) * _SCALES_IN_WORD)
+    return (*outer, -(-rows // PACKED_BLOCK), _words(columns) * SCALES_IN_WORD)
 
 
 def packed_scales(codes: Ints) -> tuple[Ints, Ints]:
@@ -102,4 +104,4 @@ def packed_scales(codes: Ints) -> tuple[Ints, Ints]:
 
 
 def _words(columns: int) -> int:
-    return -(-columns // (PACKED_BLOCK * _SCALES_IN_WORD))
+    return -(-columns // (PACKED_BLOCK * SCALES_IN_WORD))

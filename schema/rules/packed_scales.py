@@ -89,15 +89,24 @@ def _of_blocks(
 
 
 def _placed(subject: Subject, number: int, codes: list[int]) -> Iterator[Finding]:
-    """Report the first piece of each kind that does not lie where the layout needs it."""
-    partners = [site for owner in codes for site in subject.pieces_of.get(owner, ())]
-    for site in subject.pieces_of.get(number, ()):
-        for partner in partners:
-            if texts_of(partner) == texts_of(site):
-                yield from _first(subject, site, partner)
+    """Report the pieces that do not lie where the layout needs them.
+
+    Where several conditions are broken, the first one may well be why the others are.
+    """
+    found = [
+        broken
+        for site in subject.pieces_of.get(number, ())
+        for owner in codes
+        for partner in subject.pieces_of.get(owner, ())
+        if texts_of(partner) == texts_of(site)
+        for broken in _first(subject, site, partner)
+    ]
+    least = min((condition for condition, _ in found), default=0)
+    yield from (finding for condition, finding in found if condition == least)
 
 
-def _first(subject: Subject, site: PieceSite, partner: PieceSite) -> Iterator[Finding]:
+def _first(subject: Subject, site: PieceSite, partner: PieceSite) -> Iterator[tuple[int, Finding]]:
+    """Yield the first condition that a piece breaks, as its number and what is found."""
     fields = [
         entry
         for own in (site, partner)
@@ -111,12 +120,12 @@ def _first(subject: Subject, site: PieceSite, partner: PieceSite) -> Iterator[Fi
         here, there = join(keys, their_keys, (scales.places.rows, values.places.rows))
         scales, values = scales.take(here), values.take(there)
         of = _in_memory(site, scales, world), _in_memory(partner, values, world)
-        for expected, right in _conditions(scales, values, *of):
+        for condition, (expected, right) in enumerate(_conditions(scales, values, *of)):
             for row in np.flatnonzero(_together(scales, values) & ~right)[:1]:
                 what = example(site.piece.tensor, scales.places, int(row), subject.world)
                 found = f"tensor {what} at {of[1].place[row].tolist()} of {partner.buffer.name!r}"
                 found += f", its scales at {of[0].place[row].tolist()}"
-                yield _misfit(site.path, site.buffer, expected, found)
+                yield condition, _misfit(site.path, site.buffer, expected, found)
                 return
 
 

@@ -37,7 +37,7 @@ from tranship.runtime.direct import direct
 from tranship.runtime.kernels.mapped import bind_direct
 from tranship.runtime.kernels.packed import bind_packed
 from tranship.runtime.live import live_tensors
-from tranship.runtime.packed import PackedScales, pack_scales, receive_packed
+from tranship.runtime.packed import PackedScales, is_packed, pack_scales, receive_packed
 from tranship.runtime.program import program
 from tranship.runtime.session import Receiver, Sender, State
 from tranship.runtime.transports.local import connect_locally
@@ -147,6 +147,7 @@ def test_a_wrong_byte_in_any_row_tears_the_update(data: st.DataObject) -> None:
 # --- by kernels -----------------------------------------------------------------------------------
 
 SHAPES = [(1, 1), (3, 600), (127, 128), (128, 512), (130, 513), (256, 2600), (385, 300)]
+NOTHING = [(0, 128), (128, 0), (2, 0, 128), (2, 128, 0)]
 
 
 def random_scales(shape: tuple[int, ...]) -> tuple[PackedScales, Tensor]:
@@ -161,6 +162,18 @@ def random_scales(shape: tuple[int, ...]) -> tuple[PackedScales, Tensor]:
     place_[..., :blocks] = exponents.to(torch.uint8)
     words = [packed(torch.exp2(one.double() - 127), rows) for one in exponents]
     return found, torch.stack(words) if outer else words[0]
+
+
+def test_where_there_are_no_codes_there_is_nothing_to_pack() -> None:
+    for shape in NOTHING:
+        *outer, rows, columns = shape
+        words = torch.empty((*outer, rows, -(-columns // 512)), dtype=torch.int32, device=DEVICE)
+        found = receive_packed("s", words, shape)
+        pack_scales(found)
+        assert is_packed(found)
+        kernels = bind_packed([found], DEVICE)
+        kernels.run()
+        assert kernels.differing() == []
 
 
 def test_kernels_pack_all_scales_at_once() -> None:
