@@ -1,11 +1,12 @@
 """How long an engine takes to have its next weights, digests included, against a plain copy.
 
-    python benchmarks/update.py colocated|peers|nccl --case qwen3-8b [--layers 14] [--repeat 15]
+    python benchmarks/update.py colocated|pull|push|nccl --case qwen3-8b [--layers 14] [--repeat 15]
 
 Two processes. `colocated`: both on one GPU, the receiver reads the sender's BF16 through CUDA IPC;
-the ceiling is a copy of as many bytes as are read and written. `peers`: the same on two GPUs; the
-ceiling is a copy of as many bytes as cross the link, from GPU to GPU. `nccl`: two GPUs, messages;
-the ceiling is one send and receive of as many bytes. A step is timed from `publish` on the sender
+the ceiling is a copy of as many bytes as are read and written. `pull`: the same on two GPUs; the
+ceiling is a copy of as many bytes as cross the link, from GPU to GPU. `push`: two GPUs, messages
+written into the receiver's memory, with the same ceiling. `nccl`: two GPUs, messages; the ceiling
+is one send and receive of as many bytes. A step is timed from `publish` on the sender
 to the moment the receiver has committed. Prints Markdown, after comparing some tensors bit by bit.
 """
 
@@ -25,6 +26,7 @@ from torch.distributed import TCPStore
 from tranship.runtime.program import program
 from tranship.runtime.session import Receiver, Sender
 from tranship.runtime.transports.cuda_ipc import connect_cuda_ipc
+from tranship.runtime.transports.cuda_push import connect_cuda_push
 from tranship.runtime.transports.nccl import connect_nccl
 from tranship.runtime.transports.protocol import Transport, World
 from tranship.schema.manifest import Side
@@ -39,16 +41,15 @@ WORLD = World(1, 1)
 
 def connected(way: str, meeting: TCPStore, side: Side, device: torch.device) -> Transport:
     """Connect this rank."""
-    if way == "nccl":
-        return connect_nccl(meeting, WORLD, side, 0, device, timeout=60)
-    return connect_cuda_ipc(meeting, WORLD, side, 0, device, timeout=60)
+    connect: Any = {"nccl": connect_nccl, "push": connect_cuda_push}.get(way, connect_cuda_ipc)
+    return connect(meeting, WORLD, side, 0, device, timeout=60)
 
 
 def ceiling(way: str, given: Case, number: int, device: torch.device) -> tuple[float, float]:
     """Return the bytes that count for a way, and how many GB/s of them a plain copy moves."""
+    rounds = program(given.plan, Side.SENDER, 0).rounds
+    moved = sum(message.size for item in rounds for message in item.messages)
     if way == "nccl":
-        rounds = program(given.plan, Side.SENDER, 0).rounds
-        moved = sum(message.size for item in rounds for message in item.messages)
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(PORT + 2))
         dist.init_process_group("nccl", rank=number, world_size=2, device_id=device)
         rate = message_rate(number, device)
@@ -57,10 +58,11 @@ def ceiling(way: str, given: Case, number: int, device: torch.device) -> tuple[f
     if number == 1:
         return 0, 0.0
     sent = held_bytes(given.sender, 0)
-    if way == "peers":
+    if way in ("pull", "push"):
         here = torch.empty(1 << 31, dtype=torch.uint8, device=device)
         there = torch.empty_like(here, device="cuda:1")
-        return sent, len(here) / event_ms(lambda: there.copy_(here)) / 1e6
+        crossing = sent if way == "pull" else moved
+        return crossing, len(here) / event_ms(lambda: there.copy_(here)) / 1e6
     return sent + held_bytes(given.receiver, 0), device_copy_rate(device)
 
 
@@ -154,7 +156,7 @@ def rank(number: int, *given: Any) -> None:
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("way", choices=["colocated", "peers", "nccl"])
+    parser.add_argument("way", choices=["colocated", "pull", "push", "nccl"])
     parser.add_argument("--case", default="qwen3-8b")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--precision", default="fp8")

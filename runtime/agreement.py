@@ -64,11 +64,21 @@ def differences(outcomes: Mapping[Seat, Outcome]) -> Iterator[Diagnostic]:
 
 
 def _deliveries(outcomes: Mapping[Seat, Outcome], side: Side) -> Iterator[tuple[Pair, Delivery]]:
-    for (own_side, rank), outcome in outcomes.items():
+    for (own_side, rank), outcome in _speaking(outcomes):
         if own_side is side:
-            for item in outcome.deliveries:
+            for item in outcome:
                 ends = (rank, item.peer) if side is Side.SENDER else (item.peer, rank)
                 yield (item.round, *ends), item
+
+
+def _speaking(
+    outcomes: Mapping[Seat, Outcome],
+) -> Iterator[tuple[Seat, tuple[Delivery, ...]]]:
+    """Yield what each rank tells, and what is told for those that others packed for."""
+    for seat, outcome in outcomes.items():
+        yield seat, outcome.deliveries
+        if outcome.packed_for is not None:
+            yield (Side.SENDER, outcome.packed_for), outcome.packed
 
 
 def _name(pair: Pair, delivery: Delivery) -> str:

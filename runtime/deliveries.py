@@ -12,20 +12,40 @@ from tranship.schema.expression import IntArray
 from tranship.schema.manifest import Side
 from tranship.schema.plan import TransferPlan
 
+Labels = Sequence[Sequence[tuple[str, ...]]]
+"""The tensors, or families, that each message of each round has a part of; receivers tell none."""
+
+
+def labels(plan: TransferPlan, own: Program) -> Labels:
+    """Return what a rank tells of its messages in every step; it takes milliseconds."""
+    return [list(_labels(plan, own.side, item)) for item in own.rounds]
+
 
 def by_round(
-    plan: TransferPlan, own: Program, wire: Sequence[IntArray], written: Sequence[IntArray]
+    own: Program, names: Labels, wire: Sequence[IntArray], written: Sequence[IntArray]
 ) -> tuple[Delivery, ...]:
     """Return every message of the rounds that have digests, int64 `[messages]` each."""
-    rounds = zip(own.rounds, wire, written, strict=False)
-    return tuple(found for each in rounds for found in _round(plan, own.side, *each))
+    rounds = zip(own.rounds, names, wire, written, strict=False)
+    return tuple(
+        Delivery(
+            round=item.number,
+            peer=message.peer,
+            wire=hex_digest(on_wire),
+            written=hex_digest(kept),
+            tensors=tensors,
+        )
+        for item, *columns in rounds
+        for message, tensors, on_wire, kept in zip(item.messages, *columns, strict=True)
+    )
 
 
 def by_peer(deliveries: Iterable[Delivery]) -> tuple[Delivery, ...]:
-    """Put what passed between the same two ranks in all rounds together."""
+    """Put what passed between the same two ranks in all rounds together, unless it is already."""
     peers: dict[int, list[Delivery]] = {}
     for item in deliveries:
         peers.setdefault(item.peer, []).append(item)
+    if all(len(items) == 1 and items[0].round == ALL_ROUNDS for items in peers.values()):
+        return tuple(items[0] for _, items in sorted(peers.items()))
     return tuple(
         Delivery(
             round=ALL_ROUNDS,
@@ -48,19 +68,10 @@ def combine(digests: Iterable[str]) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
-def _round(
-    plan: TransferPlan, side: Side, item: RoundProgram, wire: IntArray, written: IntArray
-) -> Iterator[Delivery]:
+def _labels(plan: TransferPlan, side: Side, item: RoundProgram) -> Iterator[tuple[str, ...]]:
     edges = _edges(item) if side is Side.SENDER else [()] * len(item.messages)
-    for position, message in enumerate(item.messages):
-        names = {plan.edges[edge].tensor for edge in edges[position]}
-        yield Delivery(
-            round=item.number,
-            peer=message.peer,
-            wire=hex_digest(wire[position]),
-            written=hex_digest(written[position]),
-            tensors=tuple(sorted(names)),
-        )
+    for own in edges:
+        yield tuple(sorted({plan.edges[edge].tensor for edge in own}))
 
 
 def hex_digest(digest: int) -> str:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tranship.runtime.bind import location
 from tranship.runtime.transports.protocol import Gathered, World
-from tranship.schema.diagnostics import Diagnostic
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.manifest import Frozen, Side
 from tranship.schema.plan import Digest
 
@@ -66,10 +66,15 @@ class Delivery(Frozen):
 
 
 class Outcome(Frozen):
-    """What became of a step on a rank."""
+    """What became of a step on a rank.
+
+    A receiver may have packed for a sender on its GPU, `packed_for`: `packed` is of that.
+    """
 
     deliveries: tuple[Delivery, ...]
     findings: tuple[Finding, ...]
+    packed: tuple[Delivery, ...] = ()
+    packed_for: int | None = None
 
 
 class _Envelope(BaseModel):
@@ -117,6 +122,14 @@ def _unreadable(text: str, seat: Seat, error: ValidationError) -> Diagnostic:
 def told(diagnostic: Diagnostic) -> Finding:
     """Return a diagnostic as it travels."""
     return Finding(code=diagnostic.code, message=diagnostic.message, help=diagnostic.help)
+
+
+def failed(stage: str, error: Exception) -> list[Finding]:
+    """Return what to tell of a stage that raised `error`: its diagnostics, or TS838."""
+    if isinstance(error, DiagnosticError):
+        return [told(diagnostic) for diagnostic in error.diagnostics]
+    message = f"{stage} failed: {type(error).__name__}: {error}"
+    return [Finding(code="TS838", message=message)]
 
 
 def reported(said: Mapping[Seat, tuple[Finding, ...]]) -> Iterator[Diagnostic]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tranship.runtime.bind import Bound, find_moved
-from tranship.runtime.deliveries import by_round
+from tranship.runtime.deliveries import by_round, labels
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
-from tranship.runtime.messages import Delivery, Finding
+from tranship.runtime.messages import Delivery, Finding, Hello, failed
 from tranship.runtime.packed import PackedScales, is_packed, pack_scales
 from tranship.runtime.program import DerivedCall, Program, RoundProgram
 from tranship.runtime.transports.protocol import (
@@ -40,11 +40,12 @@ class Endpoint:
     """What a rank replays with: its part of the plan, its memory, its connection.
 
     `buffers` are the tensors that `program.buffers` names, in that order; `packed` are those of
-    them that hold scales to be packed. `plan_digest` is the plan's.
+    them that hold scales to be packed. `hello` is what it tells before every step, but for what is
+    new.
     """
 
     plan: TransferPlan
-    plan_digest: str
+    hello: Hello
     program: Program
     bound: Bound
     buffers: Sequence[Tensor]
@@ -60,11 +61,10 @@ class Slots:
     staging: Tensor
 
     @classmethod
-    def of(cls, end: Endpoint) -> "Slots":
-        """Set the memory aside that the program of `end` needs."""
+    def of(cls, own: Program, device: torch.device) -> "Slots":
+        """Set the memory aside that a program needs."""
         # What lies between the parts of a message is sent, too: it is zero and stays so.
-        size, device = end.program.staging_bytes, end.bound.device
-        return cls(torch.zeros(size, dtype=torch.uint8, device=device))
+        return cls(torch.zeros(own.staging_bytes, dtype=torch.uint8, device=device))
 
     def slot(self, item: RoundProgram) -> Tensor:
         """Return the memory of a round."""
@@ -104,27 +104,29 @@ class Replayer(Protocol):
 class Replay:
     """What one step did on one rank, so far.
 
-    `deliveries` are digests of what passed, `seconds` what each stage took on the host. After the
+    `deliveries` are digests of what passed, `packed` those of what this rank packed for a sender on
+    its GPU, `seconds` what each stage took on the host. After the
     first failure nothing more is computed, but rounds go on: a rank that left would keep all
     others waiting.
     """
 
     findings: list[Finding] = field(default_factory=list[Finding])
     deliveries: tuple[Delivery, ...] = ()
+    packed: tuple[Delivery, ...] = ()
+    packed_for: int | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def attempt(
         self, stage: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
-        """Call `call` unless something has failed; keep what it raises as a finding (TS838)."""
+        """Call `call` unless something has failed; keep what it raises as findings, or as TS838."""
         if self.findings:
             return None
         try:
             with self.timed(stage), torch.no_grad():
                 return call(*args, **kwargs)
         except Exception as error:
-            reason = f"{stage} failed: {type(error).__name__}: {error}"
-            self.findings.append(Finding(code="TS838", message=reason))
+            self.findings += failed(stage, error)
             return None
 
     @contextmanager
@@ -142,7 +144,12 @@ class RoundReplayer:
 
     def __init__(self, end: Endpoint, transport: MessageTransport) -> None:
         self._end, self._transport = end, transport
-        self._slots = Slots.of(end)
+        self._slots = Slots.of(end.program, end.bound.device)
+        self._labels = labels(end.plan, end.program)
+        parcels = [self._slots.parcels(item) for item in end.program.rounds]
+        sends = end.program.side is Side.SENDER
+        nothing = [list[Parcel]() for _ in parcels]
+        transport.connect(parcels if sends else nothing, nothing if sends else parcels)
 
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound."""
@@ -152,7 +159,8 @@ class RoundReplayer:
         """Do nothing."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """Disconnect."""
+        self._transport.disconnect()
 
     def run(self, version: int) -> Replay:
         """Run all rounds of a step on this rank."""
@@ -177,7 +185,7 @@ class RoundReplayer:
             done.attempt("digest", self._read_back, written)
             done.findings += misrepeated(done.attempt("digest", self._differing) or ())
             derive(self._end, done)
-        done.deliveries = by_round(self._end.plan, own, wire, written if receives else wire)
+        done.deliveries = by_round(own, self._labels, wire, written if receives else wire)
         return done
 
     def _send(self, item: RoundProgram, done: Replay, wire: list[IntArray]) -> None:
@@ -185,7 +193,7 @@ class RoundReplayer:
         done.attempt("pack", pack, item, self._end.buffers, slot)
         digests = done.attempt("digest", wire_digests, item, slot)
         with done.timed("exchange"):
-            self._transport.exchange(self._slots.parcels(item), [])
+            self._transport.exchange(item.number, self._slots.parcels(item), [])
         if digests is not None:
             wire.append(digests)
 
@@ -194,11 +202,12 @@ class RoundReplayer:
     ) -> None:
         slot = self._slots.slot(item)
         with done.timed("exchange"):
-            self._transport.exchange([], self._slots.parcels(item))
+            self._transport.exchange(item.number, [], self._slots.parcels(item))
         digests = done.attempt("digest", wire_digests, item, slot)
         done.attempt("unpack", unpack, item, self._end.buffers, slot)
         # What is not copied as it came leaves nothing to compare in the buffers, only in the slot.
         transformed = done.attempt("digest", transformed_digests, item, slot)
+        self._transport.release(item.number)
         if digests is not None and transformed is not None:
             wire.append(digests)
             written.append(transformed)

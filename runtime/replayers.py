@@ -2,6 +2,7 @@
 
 from tranship.runtime.replay import Endpoint, Replayer, RoundReplayer
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
+from tranship.runtime.transports.nccl import LentTransport, NcclTransport
 from tranship.runtime.transports.protocol import MessageTransport
 from tranship.schema.manifest import Side
 
@@ -20,10 +21,15 @@ def replayer(end: Endpoint) -> Replayer:
 
         sends = end.program.side is Side.SENDER
         return MappedSender(end, transport) if sends else MappedReceiver(end, transport)
+    if isinstance(transport, LentTransport):
+        from tranship.runtime.lent import LentSender
+
+        return LentSender(end, transport)
     if not isinstance(transport, MessageTransport):
         raise TypeError(f"{type(transport).__name__} neither exchanges messages nor maps memory")
     if end.bound.device.type == "cuda":
         from tranship.runtime.streamed import StreamReplayer
 
-        return StreamReplayer(end, transport)
+        neighbor = transport.neighbor if isinstance(transport, NcclTransport) else None
+        return StreamReplayer(end, transport, neighbor)
     return RoundReplayer(end, transport)

@@ -22,6 +22,7 @@ from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
 from tranship.runtime.execute import Recipe
 from tranship.runtime.live import LiveTensor
+from tranship.runtime.messages import Hello
 from tranship.runtime.program import program
 from tranship.runtime.replay import Endpoint, Replayer
 from tranship.runtime.replayers import replayer
@@ -168,7 +169,7 @@ def _endpoint(
     expanded = program(plan, side, rank)
     end = Endpoint(
         plan=plan,
-        plan_digest=digest(dump(plan)),
+        hello=_hello(plan, side, rank),
         program=expanded,
         bound=bound,
         buffers=tuple(bound.memory(use.name) for use in expanded.buffers),
@@ -182,6 +183,19 @@ def _endpoint(
     if findings:
         raise DiagnosticError(findings)
     return end
+
+
+def _hello(plan: TransferPlan, side: Side, rank: int) -> Hello:
+    return Hello(
+        side=side,
+        rank=rank,
+        plan=digest(dump(plan)),
+        sender_manifest=plan.sender.manifest,
+        receiver_manifest=plan.receiver.manifest,
+        version=0,
+        committed=None,
+        findings=(),
+    )
 
 
 def _require_own_plan(plan: TransferPlan, manifest: Manifest, side: Side, rank: int) -> None:

@@ -1,6 +1,6 @@
 """The parts of a step in which ranks talk: they agree before it, and conclude after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tranship.runtime.agreement import differences, disagreements
@@ -10,7 +10,6 @@ from tranship.runtime.errors import DistributedError
 from tranship.runtime.messages import (
     Delivery,
     Finding,
-    Hello,
     M,
     Outcome,
     Seat,
@@ -65,17 +64,8 @@ def agree(
     Raises:
         DistributedError: TS810, a rank's memory is not what was bound; TS830 to TS837.
     """
-    plan = end.plan
-    hello = Hello(
-        side=end.program.side,
-        rank=end.program.rank,
-        plan=end.plan_digest,
-        sender_manifest=plan.sender.manifest,
-        receiver_manifest=plan.receiver.manifest,
-        version=version,
-        committed=committed,
-        findings=tuple(told(finding) for finding in findings),
-    )
+    news = {"version": version, "committed": committed, "findings": tuple(map(told, findings))}
+    hello = end.hello.model_copy(update=news)
     hellos, found = gather(end, hello, meanwhile)
     found += reported({seat: said.findings for seat, said in hellos.items()})
     found += disagreements(hellos)
@@ -101,19 +91,27 @@ def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
     Raises:
         DistributedError: TS836 to TS840; receivers hold a mixture of versions.
     """
-    own = done.deliveries
-    outcomes, findings = gather(
-        end, Outcome(deliveries=by_peer(own), findings=tuple(done.findings))
-    )
+    outcomes, findings = gather(end, _outcome(done, by_peer))
     findings += reported({seat: said.findings for seat, said in outcomes.items()})
     differing = [] if findings else list(differences(outcomes))
     if differing:
         # Every rank has come to this from the same messages, so that all of them tell the rest.
-        details, findings = gather(end, Outcome(deliveries=own, findings=()))
+        details, findings = gather(end, _outcome(done, tuple[Delivery, ...]))
         findings += list(differences(details)) or differing
     if findings:
         raise DistributedError(findings)
     return _stats(end, done, version, outcomes)
+
+
+def _outcome(
+    done: Replay, told_as: Callable[[tuple[Delivery, ...]], tuple[Delivery, ...]]
+) -> Outcome:
+    return Outcome(
+        deliveries=told_as(done.deliveries),
+        findings=tuple(done.findings),
+        packed=told_as(done.packed),
+        packed_for=done.packed_for,
+    )
 
 
 def gather(

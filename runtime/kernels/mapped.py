@@ -1,6 +1,6 @@
 """Direct jobs as launches, and what checks them: samples of what a sender would have packed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,8 +28,8 @@ class DirectKernels:
     """A receiver's direct jobs, bound; every launch goes to the current stream.
 
     `samples` are, by group, what packs again what the group's other jobs have transformed.
-    `packed` is the last part of `write`. `totals` come to be, by sender and group, digests of what
-    the buffers hold, int64 `[senders * GROUPS]`. `scratch` is memory that tables have addresses of.
+    `packed` comes after `write`. `totals` come to be, by sender and group, digests of what the
+    buffers hold, int64 `[senders * GROUPS]`. `scratch` is memory that tables have addresses of.
     """
 
     write: Launch
@@ -44,6 +44,7 @@ class DirectKernels:
         Before it the totals must be cleared.
         """
         self.write()
+        self.packed.run()
         self.samples[group]()
         self.totals.add_up()
 
@@ -52,17 +53,44 @@ class DirectKernels:
 class SampleKernels:
     """What a sender packs of its messages to its receivers for comparison.
 
-    `samples` are whole steps, by group: they clear, pack, digest and add up. `totals` come to be
-    the digests by receiver, int64 `[receivers]`. `scratch` is memory that tables have addresses of.
+    `samples` are whole steps, by group: they clear, pack, digest and add up; `sources` is what they
+    read. `totals` come to be the digests by receiver, int64 `[receivers]`. `scratch` is memory that
+    tables have addresses of.
     """
 
     samples: tuple[Launch, ...]
+    sources: tuple["Sources", ...]
     totals: Totals
     scratch: Tensor
 
     def run(self, group: int) -> None:
-        """Pack and digest the jobs of a group."""
+        """Pack and digest the jobs of a group.
+
+        Raises:
+            RuntimeError: a buffer is not where it was.
+        """
+        # A kernel that reads memory that was given back takes the whole process's GPU from it.
+        if not self.sources[group].unmoved():
+            raise RuntimeError("a buffer is not where it was when it was bound")
         self.samples[group]()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Buffers, and where they were."""
+
+    buffers: tuple[Tensor, ...]
+    addresses: tuple[int, ...]
+
+    @classmethod
+    def of(cls, buffers: Iterable[Tensor]) -> "Sources":
+        """Remember where buffers are."""
+        held = tuple(buffers)
+        return cls(held, tuple(map(Tensor.data_ptr, held)))
+
+    def unmoved(self) -> bool:
+        """Whether they are still there."""
+        return tuple(map(Tensor.data_ptr, self.buffers)) == self.addresses
 
 
 def bind_direct(
@@ -98,17 +126,14 @@ def bind_direct(
         *_scale_digests(plan.batch.jobs, wire, at),
     ]
     samples, repacked = _receiver_samples(plan, sources, sums)
-    packing = bind_packed(packed, device)
     launches = (
         *bind_tables(lower_fills(plan.fills, at), Shared(sums, sums, sums)),
         *before.launches,
         *bound.launches,
         *bind_digests(digests, sums),
-        *packing.write,
-        *packing.check,
     )
     write = as_one(launches, device, record=before.only_kernels and bound.only_kernels)
-    return DirectKernels(write, samples, packing, totals, (scratch, repacked))
+    return DirectKernels(write, samples, bind_packed(packed, device), totals, (scratch, repacked))
 
 
 def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleKernels:
@@ -136,7 +161,20 @@ def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleK
             parts.append(_sample(part, row, entry, buffers, own, totals.lanes))
             used += size
         samples.append(_joined(parts, device, totals.clear, totals.add_up))
-    return SampleKernels(tuple(samples), totals, scratch)
+    sources = tuple(
+        Sources.of(buffers[number] for number in map(int, _read(sent, each))) for each in rows
+    )
+    return SampleKernels(tuple(samples), sources, totals, scratch)
+
+
+def _read(sent: Sequence[Outgoing], rows: Sequence[IntArray]) -> IntArray:
+    """Return the numbers of the buffers that some jobs of each message read."""
+    read = [np.zeros(0, np.int64)]
+    for part, row in zip(sent, rows, strict=True):
+        fragments = select_jobs(part.batch, row).fragments
+        read += [fragments["source"], fragments["scale"]]
+    numbers = np.unique(np.concatenate(read))
+    return numbers[numbers >= 0]
 
 
 def _joined(parts: Sequence[BoundJobs], device: torch.device, *around: Launch) -> Launch:

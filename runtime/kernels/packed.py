@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import torch
 
+from tranship.runtime.kernels.graphs import as_one
 from tranship.runtime.kernels.launch import Launch, Shared, bind_digests, bind_tables
 from tranship.runtime.kernels.lower_copies import lower_boxes
 from tranship.runtime.kernels.lower_digests import lower_digests
@@ -23,19 +24,20 @@ _WORD = 4
 class PackedKernels:
     """What packs the scales of a receiver; every launch goes to the current stream.
 
-    `write` writes all words; `check` digests them where they lie, and the words that they repeat.
-    The digests come to be in `totals`, first those of the engine's memory.
+    `write` writes all words; `check` digests them where they lie, and the words that they repeat;
+    `step` is both as one call. The digests come to be in `totals`, first those of the engine's
+    memory.
     """
 
     names: tuple[str, ...]
     write: tuple[Launch, ...]
     check: tuple[Launch, ...]
+    step: Launch
     totals: Totals
 
     def run(self) -> None:
         """Write everything, and digest it."""
-        for launch in (*self.write, *self.check):
-            launch()
+        self.step()
 
     def differing(self) -> list[str]:
         """Name the buffers that do not hold what was received, once all launches are done."""
@@ -47,7 +49,8 @@ def bind_packed(packed: Sequence[PackedScales], device: torch.device) -> PackedK
     """Bind the scales to be packed on `device`, where all of them lie."""
     names = tuple(each.name for each in packed)
     if not packed:
-        return PackedKernels(names, (), (), Totals.of(0, torch.device("cpu")))
+        cpu = torch.device("cpu")
+        return PackedKernels(names, (), (), as_one((), cpu), Totals.of(0, cpu))
     totals = Totals.of(2 * len(packed), device)
     boxes = _boxes(packed)
     moved = boxes.source, boxes.target, boxes.sizes, boxes.source_strides, boxes.target_strides
@@ -62,7 +65,7 @@ def bind_packed(packed: Sequence[PackedScales], device: torch.device) -> PackedK
     ]
     write = tuple(bind_tables(lower_boxes(*moved, item), shared))
     check = totals.clear, *bind_digests(digests, totals.lanes), totals.add_up
-    return PackedKernels(names, write, check, totals)
+    return PackedKernels(names, write, check, as_one((*write, *check), device), totals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The rounds of a program as launches: what packs, unpacks and digests them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tranship.runtime.execute import Memory, run_jobs
 from tranship.runtime.jobs import DTYPES, ITEM_SIZES, NOWHERE, SLOT, Fragments, JobOp, Jobs
+from tranship.runtime.kernels.graphs import as_one
 from tranship.runtime.kernels.launch import Launch, Shared, bind_digests, bind_tables
 from tranship.runtime.kernels.lower_blocks import lower_blocks, tile_blocks
 from tranship.runtime.kernels.lower_conversions import convertible, lower_conversions
@@ -43,14 +44,28 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundJobs:
+    """Launches of some jobs, and which jobs' values they digest, `[jobs]` bool.
+
+    Without `only_kernels` some of them are torch's, which allocate as they like.
+    """
+
+    launches: tuple[Launch, ...]
+    digested: Mask
+    only_kernels: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
     """A program bound to memory on a device; every launch goes to the current stream.
 
-    `rounds` are the launches of each round: of a sender's pack or of a receiver's unpack.
+    `rounds` are the launches of each round, of a sender's pack or of a receiver's unpack, and
+    `steps` the same as one call each.
     """
 
     fills: tuple[Launch, ...]
     rounds: tuple[tuple[Launch, ...], ...]
+    steps: tuple[Launch, ...]
     digests: Digests
 
     def begin(self) -> None:
@@ -61,8 +76,7 @@ class Kernels:
 
     def run(self, number: int) -> None:
         """Pack or unpack a round, and digest what passed."""
-        for launch in self.rounds[number]:
-            launch()
+        self.steps[number]()
 
 
 def bind_kernels(own: Program, buffers: Sequence[Tensor], slots: Sequence[Tensor]) -> Kernels:
@@ -78,19 +92,21 @@ def bind_kernels(own: Program, buffers: Sequence[Tensor], slots: Sequence[Tensor
     sums = torch.zeros((2, first[-1], LANES), dtype=torch.int64, device=device)
     digests = Digests(sums, first)
     fills = lower_fills(own.fills, Addresses.of(buffers, 0))
+    rounds = [
+        _bind_round(own.side, item, buffers, slot, digests)
+        for item, slot in zip(own.rounds, slots, strict=True)
+    ]
     return Kernels(
         tuple(bind_tables(fills, Shared(sums, sums, sums))),
-        tuple(
-            _bind_round(own.side, item, buffers, slot, digests)
-            for item, slot in zip(own.rounds, slots, strict=True)
-        ),
+        tuple(bound.launches for bound in rounds),
+        tuple(as_one(bound.launches, device, record=bound.only_kernels) for bound in rounds),
         digests,
     )
 
 
 def _bind_round(
     side: Side, item: RoundProgram, buffers: Sequence[Tensor], slot: Tensor, digests: Digests
-) -> tuple[Launch, ...]:
+) -> BoundJobs:
     at = Addresses.of(buffers, slot)
     wire = _wire(item, digests.first[item.number], of_sender=side is Side.SENDER)
     memory = Memory(buffers, slot)
@@ -103,16 +119,17 @@ def _bind_round(
     if side is Side.SENDER:
         bound = bind_jobs(item.jobs, item.fragments, wire, at, memory, kept=sent)
         rest = _other_parts(item, bound.digested, of_sender=True)
-        return (*bound.launches, *digest_slot(rest, sent))
+        return replace(bound, launches=(*bound.launches, *digest_slot(rest, sent)))
     bound = bind_jobs(item.jobs, item.fragments, wire, at, memory, kept=held, taken=sent)
     copies = item.jobs["op"] == JobOp.COPY
     unread = np.flatnonzero(copies & ~bound.digested)
-    return (
+    launches = (
         *digest_slot(_other_parts(item, bound.digested, of_sender=False), sent),
         *bound.launches,
         *bind_digests(written_digests(item.jobs[unread], wire.take(unread), at), held),
         *digest_slot(_other_parts(item, copies, of_sender=False), held),
     )
+    return replace(bound, launches=launches)
 
 
 def _other_parts(item: RoundProgram, chosen: Mask, *, of_sender: bool) -> IntArray:
@@ -124,18 +141,6 @@ def _other_parts(item: RoundProgram, chosen: Mask, *, of_sender: bool) -> IntArr
         offsets = item.fragments["offset"][jobs["fragment_first"]]
     covered = np.searchsorted(item.parts["offset"], offsets)
     return np.setdiff1d(np.arange(len(item.parts)), covered)
-
-
-@dataclass(frozen=True, slots=True)
-class BoundJobs:
-    """Launches of some jobs, and which jobs' values they digest, `[jobs]` bool.
-
-    Without `only_kernels` some of them are torch's, which allocate as they like.
-    """
-
-    launches: tuple[Launch, ...]
-    digested: Mask
-    only_kernels: bool
 
 
 def bind_jobs(

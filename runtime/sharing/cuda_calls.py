@@ -116,6 +116,23 @@ def hold_stream(stream: int, event: Any) -> None:
     _runtime("cudaStreamWaitEvent", stream, event, 0)
 
 
+def wait_value(stream: int, address: int, value: int) -> None:
+    """Let a stream wait until the word at `address` is `value` or above, as int32 that wrap."""
+    least = int(_module("driver").CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
+    _driver("cuStreamWaitValue32", stream, address, value % 2**32, least)
+
+
+def write_value(stream: int, address: int, value: int) -> None:
+    """Let a stream write a word of 32 bits, after everything that it has written before."""
+    _driver("cuStreamWriteValue32", stream, address, value % 2**32, 0)
+
+
+def copy(stream: int, target: int, source: int, size: int) -> None:
+    """Let a stream copy bytes, between GPUs too, by the copy engines if it is between GPUs."""
+    kind = _module("runtime").cudaMemcpyKind.cudaMemcpyDefault
+    _runtime("cudaMemcpyAsync", target, source, size, kind, stream)
+
+
 def close_event(event: Any) -> None:
     """Undo `open_event`."""
     _runtime("cudaEventDestroy", event)

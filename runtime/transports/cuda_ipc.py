@@ -61,11 +61,22 @@ def connect_cuda_ipc(
     Raises:
         TransportError: not all ranks came in time, or they are not on one host.
     """
-    member = world.member(side, rank)
+    meeting = meet_on_one_host(store, world, world.member(side, rank), device, timeout)
+    return CudaIpcTransport(world, side, rank, timeout, meeting)
+
+
+def meet_on_one_host(
+    store: Store, world: World, member: int, device: torch.device, timeout: float
+) -> Meeting:
+    """Meet all other ranks, and make sure that they are on this host.
+
+    Raises:
+        TransportError: not all ranks came in time, or some are elsewhere.
+    """
     meeting = meet(store, world, member, device_uuid(device), timeout)
     here = meeting.addresses[member].host
     elsewhere = [n for n, other in enumerate(meeting.addresses) if other.host != here]
     if elsewhere:
         names = ", ".join("{} rank {}".format(*world.seat(number)) for number in elsewhere)
-        raise TransportError(f"cuda_ipc joins ranks of one host; on another are {names}")
-    return CudaIpcTransport(world, side, rank, timeout, meeting)
+        raise TransportError(f"memory is shared by ranks of one host; on another are {names}")
+    return meeting

@@ -46,12 +46,18 @@ class GlooTransport:
             return f"gloo sends from the CPU's memory, not from {device}"
         return None
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
+        """Do nothing: ranks are connected."""
+
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Send and receive all parcels of a round.
 
         Raises:
             TransportError: a peer is gone, or did not answer in time.
         """
+        del number
         deadline = time.monotonic() + self.timeout
         other = Side.RECEIVER if self.side is Side.SENDER else Side.SENDER
         try:
@@ -69,6 +75,12 @@ class GlooTransport:
                 work.wait(timedelta(seconds=left))
         except RuntimeError as error:
             raise TransportError(f"gloo: {error}") from error
+
+    def release(self, number: int) -> None:
+        """Do nothing: a parcel comes when it is waited for."""
+
+    def disconnect(self) -> None:
+        """Do nothing."""
 
     def abandon(self) -> None:
         """Do nothing: an exchange ends by itself, in time."""

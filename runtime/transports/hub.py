@@ -4,8 +4,11 @@ One member, the hub, is connected with all others, collects their texts and hand
 A member that is gone is noticed at once.
 """
 
+import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 from pydantic import Field
 
@@ -21,12 +24,34 @@ class _Knock(Frozen):
     member: int = Field(ge=0)
 
 
-class _Said(Frozen):
-    text: str
+_GONE = -1
+"""Stands for the length of the text of a member that is gone."""
 
 
-class _All(Frozen):
-    texts: tuple[str | None, ...]
+def joined(texts: Sequence[str | None]) -> bytes:
+    """Return texts as bytes: all lengths as int64, then what there is."""
+    parts = [None if text is None else text.encode() for text in texts]
+    lengths = [_GONE if part is None else len(part) for part in parts]
+    return struct.pack(f"<{len(parts)}q", *lengths) + b"".join(part or b"" for part in parts)
+
+
+def parted(data: bytes, count: int) -> Gathered:
+    """Return the `count` texts of which `joined` has made `data`.
+
+    Raises:
+        ValueError: they are no such texts.
+    """
+    head = struct.calcsize(f"<{count}q")
+    if len(data) < head:
+        raise ValueError("it is too short")
+    lengths = struct.unpack(f"<{count}q", data[:head])
+    ends = list(accumulate((max(length, 0) for length in lengths), initial=head))
+    if min(lengths, default=0) < _GONE or ends[-1] != len(data):
+        raise ValueError("its lengths are not those of its texts")
+    return tuple(
+        None if length == _GONE else data[start:end].decode()
+        for length, (start, end) in zip(lengths, pairwise(ends), strict=True)
+    )
 
 
 @dataclass(slots=True)
@@ -50,19 +75,19 @@ class Hub:
         for member, channel in sorted(self.channels.items()):
             left = max(deadline - time.monotonic(), 0.0)
             try:
-                texts[member] = channel.receive(_Said, left, spin=SPIN)[0].text
-            except ChannelError:
+                texts[member] = channel.receive_bytes(left, spin=SPIN).decode()
+            except (ChannelError, UnicodeDecodeError):
                 del self.channels[member]
         for member in [n for n, channel in self.channels.items() if not channel.is_open()]:
             texts[member] = None
             del self.channels[member]
-        everything = _All(texts=tuple(texts))
+        everything = joined(texts)
         for member, channel in sorted(self.channels.items()):
             try:
-                channel.send(everything)
+                channel.send_bytes(everything)
             except ChannelError:
                 del self.channels[member]
-        return everything.texts
+        return tuple(texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +95,7 @@ class Spoke:
     """Another member's end."""
 
     channel: Channel
+    size: int
     timeout: float
 
     def gather(self, payload: str, meanwhile: Meanwhile = nothing) -> Gathered:
@@ -79,12 +105,13 @@ class Spoke:
             TransportError: the hub is gone.
         """
         try:
-            self.channel.send(_Said(text=payload))
+            self.channel.send_bytes(payload.encode())
             meanwhile()
             # The hub waits that long for all others, once it has come itself.
-            return self.channel.receive(_All, 2 * self.timeout, spin=SPIN)[0].texts
-        except ChannelError as error:
-            raise TransportError(f"no answer from {error}") from error
+            data = self.channel.receive_bytes(2 * self.timeout, spin=SPIN)
+            return parted(data, self.size)
+        except (ChannelError, ValueError) as error:
+            raise TransportError(f"no answer from the hub: {error}") from error
 
 
 def open_hub(listener: Listener, member: int, size: int, timeout: float) -> Hub:
@@ -103,7 +130,7 @@ def open_hub(listener: Listener, member: int, size: int, timeout: float) -> Hub:
     return hub
 
 
-def join_hub(channel: Channel, member: int, timeout: float) -> Spoke:
+def join_hub(channel: Channel, member: int, size: int, timeout: float) -> Spoke:
     """Tell the hub who this is.
 
     Raises:
@@ -113,4 +140,4 @@ def join_hub(channel: Channel, member: int, timeout: float) -> Spoke:
         channel.send(_Knock(member=member))
     except ChannelError as error:
         raise TransportError(f"no way to the hub: {error}") from error
-    return Spoke(channel, timeout)
+    return Spoke(channel, size, timeout)

@@ -41,12 +41,18 @@ class LocalTransport:
         del device
         return None
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
+        """Do nothing: ranks are connected."""
+
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Copy all parcels.
 
         Raises:
             TransportError: a peer sent nothing in time, or bytes of another number.
         """
+        del number
         for parcel in sends:
             self._mailbox(parcel.peer).put(parcel.memory.clone())
         for parcel in receives:
@@ -59,6 +65,12 @@ class LocalTransport:
                 message = f"{len(sent)} bytes came instead of {len(parcel.memory)}"
                 raise TransportError(message)
             parcel.memory.copy_(sent)
+
+    def release(self, number: int) -> None:
+        """Do nothing: a parcel comes when it is waited for."""
+
+    def disconnect(self) -> None:
+        """Do nothing."""
 
     def abandon(self) -> None:
         """Do nothing: an exchange ends by itself, in time."""

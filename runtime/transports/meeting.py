@@ -1,5 +1,6 @@
 """How ranks find one another, and the fastest way in which all of them can talk."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,9 +49,10 @@ class Meeting:
     talk: Talk
 
     def stop_listening(self) -> None:
-        """Remove this rank's socket: nobody is to connect any more."""
+        """Remove this rank's socket: nobody is to connect any more. May be repeated."""
         self.listener.close()
-        self.listener.path.parent.rmdir()
+        with suppress(FileNotFoundError):
+            self.listener.path.parent.rmdir()
 
 
 def meet(store: Store, world: World, member: int, device: str, timeout: float) -> Meeting:
@@ -81,7 +83,9 @@ def meet(store: Store, world: World, member: int, device: str, timeout: float) -
     if member == hub:
         talk: Talk = open_hub(listener, member, world.size, timeout)
     else:
-        talk = join_hub(_connected(Path(addresses[hub].socket), timeout), member, timeout)
+        talk = join_hub(
+            _connected(Path(addresses[hub].socket), timeout), member, world.size, timeout
+        )
     # Until all have joined, nobody may knock at the hub's socket with anything else.
     talk.gather("")
     return Meeting(addresses, listener, talk)

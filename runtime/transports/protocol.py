@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -31,6 +32,17 @@ class Parcel:
 
     peer: int
     memory: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """The sender on a receiver's GPU whose messages the receiver packs and sends.
+
+    `socket` is where it listens.
+    """
+
+    rank: int
+    socket: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +105,38 @@ class Transport(Protocol):
 
 @runtime_checkable
 class MessageTransport(Transport, Protocol):
-    """A transport of messages, which are packed before and unpacked after."""
+    """A transport of messages, which are packed before and unpacked after.
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+    A step consists of rounds, which are numbered from 0 and the same on all ranks.
+    """
+
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
+        """Make ready for steps in which these parcels are exchanged, round after round.
+
+        Their memory may be written, but not read yet by anybody: it holds nothing.
+        """
+        ...
+
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Send and receive all parcels of a round in one group.
 
         On return the memory of both may be used again: by the host, or, if it is a GPU's, by what
         is enqueued on the current stream from then on. Between two ranks there is one parcel at
         most, of a size that both know; none of them is empty.
         """
+        ...
+
+    def release(self, number: int) -> None:
+        """Tell that the memory of what was received in a round may be written again.
+
+        If it is a GPU's, that is so once what is enqueued on the current stream is done.
+        """
+        ...
+
+    def disconnect(self) -> None:
+        """Undo `connect`. May be repeated."""
         ...
 
     def abandon(self) -> None:

@@ -1,16 +1,19 @@
 """One rank of a transfer in a process of its own, on a GPU.
 
 The process runs all `SCENARIOS` of a way of joining ranks, and writes what came of each step into a
-folder, as JSON. With `cuda_ipc` four ranks share GPU 0. With `nccl` two ranks have a GPU each, and
-with `peers` the same two are joined by `cuda_ipc`.
+folder, as JSON.
 """
 
 import json
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,12 +28,30 @@ from tranship.runtime.errors import DistributedError
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender
 from tranship.runtime.transports.cuda_ipc import connect_cuda_ipc
+from tranship.runtime.transports.cuda_push import connect_cuda_push
 from tranship.runtime.transports.nccl import connect_nccl
 from tranship.runtime.transports.protocol import Transport, World
 from tranship.schema.manifest import Side
 
-PARTS = {"cuda_ipc": 2, "nccl": 1, "peers": 1}
-"""Ranks of each side, by the way in which they are joined."""
+
+@dataclass(frozen=True)
+class Way:
+    """How `parts` ranks of each side are joined, which are dealt to so many GPUs in turn."""
+
+    connect: Callable[..., Transport]
+    parts: int
+    gpus: int
+
+
+WAYS = {
+    "cuda_ipc": Way(connect_cuda_ipc, parts=2, gpus=1),
+    "cuda_push": Way(connect_cuda_push, parts=2, gpus=1),
+    "nccl": Way(connect_nccl, parts=1, gpus=2),
+    "neighbors": Way(connect_nccl, parts=2, gpus=2),
+    "pull": Way(connect_cuda_ipc, parts=1, gpus=2),
+    "push": Way(connect_cuda_push, parts=1, gpus=2),
+}
+"""With `neighbors` a sender and a receiver share each of two GPUs, and NCCL joins the GPUs."""
 
 UPDATES = 1000
 CHECKED = 50
@@ -46,15 +67,13 @@ class Rank:
     def __init__(
         self, way: str, make: Callable[[int], Transfer], member: int, store: Store
     ) -> None:
-        world = World(PARTS[way], PARTS[way])
-        self.transfer, (self.side, self.rank) = make(PARTS[way]), world.seat(member)
-        device = torch.device("cuda", 0 if way == "cuda_ipc" else member)
+        joined = WAYS[way]
+        world = World(joined.parts, joined.parts)
+        self.transfer, (self.side, self.rank) = make(joined.parts), world.seat(member)
+        device = torch.device("cuda", member % joined.gpus)
         torch.cuda.set_device(device)
         self.model: nn.Module = self.transfer.models(self.side, str(device))[self.rank]
-        if way == "nccl":
-            end: Transport = connect_nccl(store, world, self.side, self.rank, device, 60.0)
-        else:
-            end = connect_cuda_ipc(store, world, self.side, self.rank, device, 60.0)
+        end = joined.connect(store, world, self.side, self.rank, device, 60.0)
         live, plan = live_tensors(self.model), self.transfer.plan
         if self.side is Side.SENDER:
             self.session = Sender.bind(plan, self.transfer.sender, live, end, self.rank)
@@ -123,11 +142,61 @@ def reallocates(way: str, member: int, store: Store) -> Sequence[Report]:
     return reports
 
 
+SIZES = (3, 24)
+"""Layers of two models, to see what grows with the number of tensors."""
+WARM = 3
+
+
+def counts(way: str, member: int, store: Store) -> Sequence[Report]:
+    """Counts in a steady step, per model: calls of Python functions, and allocations of torch.
+
+    Torch raises an error where it would wait for the GPU.
+    """
+    return [_counted(way, layers, member, PrefixStore(f"{layers}", store)) for layers in SIZES]
+
+
+def _counted(way: str, layers: int, member: int, store: Store) -> Report:
+    rank = Rank(way, lambda parts: fp8_transfer(parts, layers), member, store)
+    for version in range(WARM):
+        rank.step(version, compare=False)
+    if isinstance(rank.session, Sender):
+        rank.transfer.train(rank.model, rank.rank, WARM)
+        step = rank.session.publish
+    else:
+        step = rank.session.receive
+    torch.cuda.synchronize()
+    calls, seen = Counter[str](), _allocations()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sys.setprofile(lambda frame, event, _: calls.update(_called(frame, event)))
+        step(WARM)
+    finally:
+        sys.setprofile(None)
+        torch.cuda.set_sync_debug_mode("default")
+    report: Report = {"calls": calls, "allocations": _allocations() - seen}
+    report["rounds"], report["tensors"] = len(rank.transfer.plan.rounds), layers
+    rank.session.close()
+    return report
+
+
+def _called(frame: FrameType, event: str) -> Iterator[str]:
+    if event == "call":
+        code = frame.f_code
+        yield f"{Path(code.co_filename).name}:{code.co_name}"
+
+
+def _allocations() -> int:
+    return int(torch.cuda.memory_stats()["allocation.all.allocated"])
+
+
 Scenario = Callable[[str, int, Store], Sequence[Report]]
 SCENARIOS: dict[str, tuple[Scenario, ...]] = {
-    "cuda_ipc": (copies, quantizes, repeats, reallocates),
-    "nccl": (copies, quantizes, repeats),
-    "peers": (copies, quantizes),
+    "cuda_ipc": (copies, quantizes, repeats, counts, reallocates),
+    "cuda_push": (copies, quantizes, counts),
+    "nccl": (copies, quantizes, repeats, counts),
+    "neighbors": (copies, quantizes, repeats, counts),
+    "pull": (copies, quantizes, counts),
+    "push": (copies, quantizes, repeats, counts),
 }
 
 

@@ -32,8 +32,19 @@ class Passing:
     def refusal(self, device: torch.device) -> str | None:
         return self.inner.refusal(device)
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
-        self.inner.exchange(sends, receives)
+    def connect(
+        self, sends: Sequence[Sequence[Parcel]], receives: Sequence[Sequence[Parcel]]
+    ) -> None:
+        self.inner.connect(sends, receives)
+
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+        self.inner.exchange(number, sends, receives)
+
+    def release(self, number: int) -> None:
+        self.inner.release(number)
+
+    def disconnect(self) -> None:
+        self.inner.disconnect()
 
     def abandon(self) -> None:
         self.inner.abandon()
@@ -49,8 +60,8 @@ class Flipping(Passing):
     at: int
     exchanges: int = 0
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
-        self.inner.exchange(sends, receives)
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+        self.inner.exchange(number, sends, receives)
         self.exchanges += 1
         if self.exchanges == self.at:
             receives[0].memory[5] ^= 4

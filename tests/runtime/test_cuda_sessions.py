@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.distributed import (
 )
 
 from tests.runtime import cuda_ranks
-from tests.runtime.cuda_ranks import CHECKED, PARTS, UPDATES
+from tests.runtime.cuda_ranks import CHECKED, UPDATES, WAYS
 
 LIMIT = 400
 """Seconds after which processes that hang are ended."""
@@ -20,22 +21,39 @@ Reports = dict[str, list[list[dict[str, Any]]]]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
-WAYS = [
-    pytest.param("cuda_ipc", marks=pytest.mark.gpu),
-    pytest.param("nccl", marks=[pytest.mark.multigpu, two]),
-    pytest.param("peers", marks=[pytest.mark.multigpu, two]),
-]
-every_way = pytest.mark.parametrize("reports", WAYS, indirect=True)
 
 
-@pytest.fixture(scope="module")
+def ways(scenario: str) -> pytest.MarkDecorator:
+    """All ways of joining ranks in which a scenario is run."""
+    chosen = [way for way, run in cuda_ranks.SCENARIOS.items() if scenario in map(_name, run)]
+    return pytest.mark.parametrize("reports", [_marked(way) for way in chosen], indirect=True)
+
+
+def _name(scenario: cuda_ranks.Scenario) -> str:
+    return scenario.__name__
+
+
+def _marked(way: str) -> Any:
+    marks = [pytest.mark.gpu] if WAYS[way].gpus == 1 else [pytest.mark.multigpu, two]
+    return pytest.param(way, marks=marks)
+
+
+@pytest.fixture
 def reports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reports:
-    """What every member reported of every step of every scenario."""
+    """What every member reported of every step of every scenario; a way's are run once."""
     way: str = request.param
-    folder = tmp_path_factory.mktemp(way)
+    if way not in _RUN:
+        _RUN[way] = _run(way, tmp_path_factory.mktemp(way))
+    return _RUN[way]
+
+
+_RUN: dict[str, Reports] = {}
+
+
+def _run(way: str, folder: Path) -> Reports:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
-    size = 2 * PARTS[way]
+    size = 2 * WAYS[way].parts
     ranks = [
         context.Process(target=cuda_ranks.main, args=(way, member, store.port, str(folder)))
         for member in range(size)
@@ -70,7 +88,7 @@ def whole(found: list[dict[str, Any]], version: int) -> None:
     assert not any(report.get("wrong") for report in found)
 
 
-@every_way
+@ways("copies")
 @pytest.mark.parametrize(("scenario", "versions"), [("copies", (1, 2, 5)), ("quantizes", (1, 2))])
 def test_every_version_arrives_whole(
     reports: Reports, scenario: str, versions: tuple[int, ...]
@@ -81,7 +99,7 @@ def test_every_version_arrives_whole(
         assert any("wrong" in report for report in found)
 
 
-@pytest.mark.parametrize("reports", WAYS[:2], indirect=True)
+@ways("repeats")
 def test_a_thousand_updates_arrive_whole_in_the_same_memory(reports: Reports) -> None:
     compared = 0
     for version in range(UPDATES):
@@ -93,7 +111,31 @@ def test_a_thousand_updates_arrive_whole_in_the_same_memory(reports: Reports) ->
         assert len({tuple(report["memory"]) for report in steps[3:]}) == 1
 
 
-@pytest.mark.parametrize("reports", WAYS[:1], indirect=True)
+WAITING = ("channel.py", "streams.py")
+"""Files whose functions are called as often as a rank has time to look whether others are done."""
+
+WATCHING = ("watch.py", "cuda_calls.py", "__init__.py:string_at")
+"""Files whose functions are called once per allocation of the driver, not per tensor."""
+
+
+def _steady(calls: dict[str, int]) -> dict[str, int]:
+    return {name: n for name, n in calls.items() if not name.startswith(WAITING + WATCHING)}
+
+
+@ways("counts")
+def test_a_steady_step_allocates_nothing_and_calls_as_much_for_many_tensors_as_for_few(
+    reports: Reports,
+) -> None:
+    for found in reports["counts"]:
+        assert not [report["raised"] for report in found if "raised" in report]
+        few, many = found
+        assert many["tensors"] > 5 * few["tensors"]
+        assert many["rounds"] == few["rounds"]
+        assert few["allocations"] == many["allocations"] == 0
+        assert _steady(few["calls"]) == _steady(many["calls"])
+
+
+@ways("reallocates")
 def test_memory_that_was_replaced_is_noticed_and_not_served(reports: Reports) -> None:
     whole(of_step(reports, "reallocates", 0), 1)
     for report in of_step(reports, "reallocates", 1):

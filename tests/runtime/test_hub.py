@@ -1,5 +1,6 @@
 """Texts between members that are threads of one process, over real sockets."""
 
+import struct
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
 
 from tranship.runtime.sharing.channel import Channel, connect, listen
 from tranship.runtime.transports.control import Control
-from tranship.runtime.transports.hub import Hub, Spoke, join_hub, open_hub
+from tranship.runtime.transports.hub import Hub, Spoke, join_hub, joined, open_hub, parted
 from tranship.runtime.transports.protocol import Gathered, TransportError
 
 SIZE = 3
@@ -54,8 +57,8 @@ def connected(directory: Path, timeout: float, stack: ExitStack) -> Members:
         opening = pool.submit(open_hub, listener, 0, SIZE, timeout)
         channels = [stack.enter_context(closing(connect(listener.path, LONG))) for _ in "12"]
         # Members may come in any order.
-        second = join_hub(channels[1], 2, timeout)
-        first = join_hub(channels[0], 1, timeout)
+        second = join_hub(channels[1], 2, SIZE, timeout)
+        first = join_hub(channels[0], 1, SIZE, timeout)
     members = Members(opening.result(), (first, second), tuple(channels))
     stack.callback(members.close_hub)
     return members
@@ -135,3 +138,25 @@ def test_members_are_told_of_all_or_all_of_them_miss_one(
             found = list(pool.map(gather, range(SIZE)))
     whole = [texts is not None and None not in texts for texts in found]
     assert all(whole) or not any(whole)
+
+
+TEXTS = st.lists(st.none() | st.text(max_size=20), max_size=6)
+
+
+@given(TEXTS)
+def test_texts_that_are_joined_come_apart_as_they_were(texts: list[str | None]) -> None:
+    assert parted(joined(texts), len(texts)) == tuple(texts)
+
+
+@given(TEXTS, st.data())
+def test_bytes_that_are_no_texts_are_refused(texts: list[str | None], data: st.DataObject) -> None:
+    whole = joined(texts)
+    other = data.draw(st.sampled_from([whole[:-1], whole + b"x", whole[: len(whole) // 2]]))
+    assume(other != whole)
+    with pytest.raises(ValueError, match=r"too short|not those"):
+        parted(other, len(texts))
+
+
+def test_lengths_below_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="not those"):
+        parted(struct.pack("<2q", -2, 0), 2)

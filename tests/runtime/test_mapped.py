@@ -4,16 +4,12 @@ Streams and events do everything at once, and what a sender offers is found in a
 run in the interpreter, one at a time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
@@ -22,136 +18,37 @@ from tests.runtime.local_jobs import WORLD, at_once, bf16
 from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.packed_cases import SCALES, Case
 from tests.runtime.packed_cases import bound as bound_case
-from tranship.runtime import mapped
+from tests.runtime.stand_ins import Event, Registry, one_at_a_time, stand_in_for_streams
+from tests.runtime.transfers import UP
+from tranship.runtime import lending
+from tranship.runtime.direct import GROUPS
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.mapped import DirectKernels, SampleKernels
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender, State
-from tranship.runtime.sharing.offer import Allocation, Offer, Region
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
 from tranship.runtime.transports.meeting import meet
 from tranship.runtime.transports.protocol import World
-from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.manifest import Side
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real GPUs")
-CPU = torch.device("cpu")
-
-
-class Event:
-    """An event that has always come."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        del args, options
-
-    def record(self, stream: object) -> None:
-        del stream
-
-    def query(self) -> bool:
-        return True
-
-    def ipc_handle(self) -> bytes:
-        return b"event"
-
-    def hold(self, stream: object) -> None:
-        del stream
-
-    def close(self) -> None:
-        pass
-
-
-class Stream:
-    """A stream on which everything is done at once."""
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        del device
-
-    def wait_event(self, event: Event) -> None:
-        del event
-
-
-class Registry:
-    """What senders have offered; `refuses` names those that cannot, `stale` those that moved."""
-
-    def __init__(self) -> None:
-        self.offered: dict[str, Mapping[str, Tensor]] = {}
-        self.refuses: set[str] = set()
-        self.stale = False
-        self.open = 0
-
-    def make_offer(self, named: Mapping[str, Tensor], where: Location) -> tuple[Offer, list[int]]:
-        if where.file in self.refuses:
-            raise DiagnosticError([Diagnostic("TS816", "no such memory", where)])
-        handle = f"{len(self.offered):0128x}"
-        self.offered[handle] = named
-        sizes = [tensor.numel() * tensor.element_size() for tensor in named.values()]
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        regions = {
-            name: Region(0, start, size)
-            for name, start, size in zip(named, starts, sizes, strict=True)
-        }
-        allocation = Allocation(kind="ipc", size=sum(sizes), handle=handle)
-        offer = Offer(process="0" * 32, device="none", allocations=(allocation,), regions=regions)
-        return offer, []
-
-    def open_offer(self, offer: Offer, descriptors: Sequence[int], device: torch.device) -> "Held":
-        del descriptors, device
-        self.open += 1
-        return Held(self, self.offered[str(offer.allocations[0].handle)])
-
-    def watch(self, tensors: object) -> "Registry":
-        del tensors
-        return self
-
-    def unchanged(self) -> bool:
-        return not self.stale
-
-
-class Held:
-    """Memory that was mapped."""
-
-    device = source = CPU
-
-    def __init__(self, registry: Registry, named: Mapping[str, Tensor]) -> None:
-        self.registry, self.named = registry, named
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.named
-
-    def memory(self, name: str) -> Tensor:
-        return self.named[name].detach().reshape(-1).view(torch.uint8)
-
-    def close(self) -> None:
-        self.registry.open -= 1
 
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     found = Registry()
-    for name, value in {"Event": Event, "Stream": Stream, "stream": nullcontext}.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(mapped, "SharedEvent", Event)
-    monkeypatch.setattr(mapped, "device_uuid", str)
+    stand_in_for_streams(monkeypatch)
+    monkeypatch.setattr(lending, "SharedEvent", Event)
+    monkeypatch.setattr(lending, "device_uuid", str)
     for name in ("make_offer", "open_offer", "watch"):
-        monkeypatch.setattr(mapped, name, getattr(found, name))
+        monkeypatch.setattr(lending, name, getattr(found, name))
     monkeypatch.setattr(CudaIpcTransport, "refusal", _serve)
-    lock = Lock()
-    for kernels in (DirectKernels, SampleKernels):
-        monkeypatch.setattr(kernels, "run", _locked(kernels.run, lock))
+    one_at_a_time(monkeypatch, [(DirectKernels, "run"), (SampleKernels, "run")])
     return found
 
 
 def _serve(transport: CudaIpcTransport, device: torch.device) -> None:
     del transport, device
-
-
-def _locked(call: Callable[..., None], lock: Lock) -> Callable[..., None]:
-    def locked(*args: Any) -> None:
-        with lock:
-            call(*args)
-
-    return locked
 
 
 Sessions = list[Sender | Receiver]
@@ -185,6 +82,10 @@ def bound() -> tuple[list[Any], list[Any]]:
 def step(sessions: Sessions, models: list[Any], version: int) -> list[Any]:
     for rank in range(WORLD.senders):
         bf16().train(models[rank], rank, version)
+    return publish(sessions, version)
+
+
+def publish(sessions: Sessions, version: int) -> list[Any]:
     calls = [
         partial(own.publish if isinstance(own, Sender) else own.receive, version)
         for own in sessions
@@ -213,6 +114,19 @@ def test_receivers_that_map_memory_have_every_version_whole(registry: Registry) 
     assert registry.open == 0
     results = step(sessions, models, 3)
     assert "the session is closed" in str(results[-1])
+
+
+def test_the_digest_of_a_step_covers_what_is_not_sampled(registry: Registry) -> None:
+    sessions, models = bound()
+    digests: set[str] = set()
+    for layer in range(3):
+        for rank in range(WORLD.senders):
+            bf16().train(models[rank], rank, 1)
+        with torch.no_grad():
+            models[0].get_parameter(UP.format(layer=layer))[0, 0] += 1
+        # The same group of jobs is sampled each time.
+        digests.add(publish(sessions, 1 + layer * GROUPS)[0].digest)
+    assert len(digests) == 3
 
 
 def test_a_sender_that_cannot_share_is_heard_of_by_all_at_once(registry: Registry) -> None:

@@ -5,8 +5,6 @@ Kernels run in the interpreter, which is not made for threads: one runs at a tim
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from threading import Lock
 from typing import Any, cast
 
 import pytest
@@ -17,6 +15,7 @@ from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.odd_transports import Flipping
 from tests.runtime.packed_cases import SCALES, Case
 from tests.runtime.packed_cases import bound as bound_case
+from tests.runtime.stand_ins import one_at_a_time, stand_in_for_streams
 from tranship.runtime import session
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.packed import PackedKernels
@@ -33,51 +32,18 @@ from tranship.schema.manifest import Side
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real streams")
 
 
-class Event:
-    """An event that has always come."""
-
-    def record(self, stream: "Stream") -> None:
-        del stream
-
-    def query(self) -> bool:
-        return True
-
-
-class Stream:
-    """A stream on which everything is done at once."""
-
-    def __init__(self, device: torch.device | None = None, priority: int = 0) -> None:
-        del device, priority
-
-    def wait_event(self, event: Event) -> None:
-        del event
-
-
 @pytest.fixture(autouse=True)
 def streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let CUDA's streams be `Stream`, and sessions replay on them."""
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    """Let CUDA's streams be stand-ins, and sessions replay on them."""
+    stand_in_for_streams(monkeypatch)
     monkeypatch.setattr(session, "replayer", streamed)
-    lock = Lock()
-    for name in ("begin", "run"):
-        monkeypatch.setattr(Kernels, name, _locked(getattr(Kernels, name), lock))
-    monkeypatch.setattr(PackedKernels, "run", _locked(PackedKernels.run, lock))
+    methods = [(Kernels, "begin"), (Kernels, "run"), (PackedKernels, "run")]
+    one_at_a_time(monkeypatch, methods)
 
 
 def streamed(end: Endpoint) -> StreamReplayer:
     assert isinstance(end.transport, MessageTransport)
     return StreamReplayer(end, end.transport)
-
-
-def _locked(call: Callable[..., Any], lock: Lock) -> Callable[..., Any]:
-    def locked(*args: Any) -> Any:
-        with lock:
-            return call(*args)
-
-    return locked
 
 
 Sessions = list[Sender | Receiver]
@@ -130,9 +96,7 @@ def test_rounds_on_streams_deliver_every_version_whole() -> None:
 
 
 def test_a_bit_that_changes_on_its_way_is_found_and_the_next_step_repairs_it() -> None:
-    rounds = len(bf16().plan.rounds)
-    # Binding exchanges all rounds once, too.
-    sessions, models = bound(lambda end: Flipping(end, 2 * rounds))
+    sessions, models = bound(lambda end: Flipping(end, len(bf16().plan.rounds)))
     results = step(sessions, models, 1)
     assert all(isinstance(result, DistributedError) for result in results)
     assert {finding.code for finding in results[0].diagnostics} == {"TS839"}

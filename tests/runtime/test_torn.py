@@ -122,7 +122,7 @@ def test_errors_of_several_ranks_are_raised_together(monkeypatch: pytest.MonkeyP
 class Leaving(Passing):
     """A rank that is gone in the middle of a step."""
 
-    def exchange(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         raise SystemExit
 
 

@@ -25,17 +25,17 @@ def test_members_are_senders_then_receivers() -> None:
 
 def test_bytes_of_another_number_are_an_error() -> None:
     (sender,), receivers = connect_locally(WORLD, timeout=5)
-    sender.exchange([Parcel(1, torch.zeros(8, dtype=torch.uint8))], [])
+    sender.exchange(0, [Parcel(1, torch.zeros(8, dtype=torch.uint8))], [])
     with pytest.raises(TransportError, match="8 bytes came instead of 9"):
-        receivers[1].exchange([], [Parcel(0, torch.zeros(9, dtype=torch.uint8))])
+        receivers[1].exchange(0, [], [Parcel(0, torch.zeros(9, dtype=torch.uint8))])
 
 
 def test_what_was_sent_may_be_overwritten() -> None:
     (sender,), receivers = connect_locally(WORLD, timeout=5)
     sent, received = torch.ones(4, dtype=torch.uint8), torch.zeros(4, dtype=torch.uint8)
-    sender.exchange([Parcel(0, sent)], [])
+    sender.exchange(0, [Parcel(0, sent)], [])
     sent.zero_()
-    receivers[0].exchange([], [Parcel(0, received)])
+    receivers[0].exchange(0, [], [Parcel(0, received)])
     assert received.tolist() == [1] * 4
 
 

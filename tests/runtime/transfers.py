@@ -34,7 +34,6 @@ from tranship.schema.plan import TransferPlan
 from tranship.schema.testing import Encoding
 from tranship.schema.transfer import Options
 
-LAYERS = {"layer": "0..2"}
 UP, NORM = "model.layers.{layer}.up.weight", "model.norm.weight"
 Tensors = dict[str, Tensor]
 
@@ -51,12 +50,13 @@ class Transfer:
     expect: Callable[["Transfer", int, int], Tensors]
     recipes: Mapping[str, Recipe]
     parts: int = 2
+    layers: int = 3
 
     def dense(self, version: int) -> Tensors:
         """All logical tensors of a version."""
         generator = torch.Generator().manual_seed(version)
         shapes: dict[str, tuple[int, ...]] = {
-            UP.format(layer=n): (self.rows, self.columns) for n in range(3)
+            UP.format(layer=n): (self.rows, self.columns) for n in range(self.layers)
         }
         shapes[NORM] = (self.columns,)
         return {
@@ -100,7 +100,12 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def _side(
-    rows: int, columns: int, side: Side, buffers: tuple[BufferFamily, ...], parts: int
+    rows: int,
+    columns: int,
+    side: Side,
+    buffers: tuple[BufferFamily, ...],
+    parts: int,
+    layers: int = 3,
 ) -> Manifest:
     return Manifest(
         format="tranship.manifest/1",
@@ -108,11 +113,15 @@ def _side(
         world_size=parts,
         axes=(Axis(name="part", size=parts, stride=1),),
         tensors=(
-            TensorFamily(name=UP, indices=LAYERS, shape=(rows, columns)),
+            TensorFamily(name=UP, indices=_layers(layers), shape=(rows, columns)),
             TensorFamily(name=NORM, shape=(columns,)),
         ),
         buffers=buffers,
     )
+
+
+def _layers(count: int) -> dict[str, str]:
+    return {"layer": f"0..{count - 1}"}
 
 
 def _norm(columns: int) -> BufferFamily:
@@ -120,13 +129,13 @@ def _norm(columns: int) -> BufferFamily:
     return BufferFamily(name=NORM, dtype=DType.BF16, shape=(columns,), pieces=(whole,))
 
 
-def _sender(rows: int, columns: int, parts: int) -> Manifest:
+def _sender(rows: int, columns: int, parts: int, layers: int = 3) -> Manifest:
     half = rows // parts
     piece = Piece(tensor=UP, start=(f"part * {half}", 0), extent=(half, columns))
     up = BufferFamily(
-        name=UP, indices=LAYERS, dtype=DType.BF16, shape=(half, columns), pieces=(piece,)
+        name=UP, indices=_layers(layers), dtype=DType.BF16, shape=(half, columns), pieces=(piece,)
     )
-    return _side(rows, columns, Side.SENDER, (up, _norm(columns)), parts)
+    return _side(rows, columns, Side.SENDER, (up, _norm(columns)), parts, layers)
 
 
 # --- BF16: a transposed copy, a derived attribute and a constant ----------------------------------
@@ -141,7 +150,7 @@ def _add_up(total: Tensor, up: Tensor) -> None:
 def _copied(transfer: Transfer, rank: int, version: int) -> Tensors:
     dense, half = transfer.dense(version), transfer.columns // transfer.parts
     found = {NORM: dense[NORM]}
-    for layer in range(3):
+    for layer in range(transfer.layers):
         columns = dense[UP.format(layer=layer)][:, rank * half : (rank + 1) * half]
         found[UP.format(layer=layer)] = columns.T
         found[TOTAL.format(layer=layer)] = columns.T.double().sum(dim=1)
@@ -154,11 +163,11 @@ def bf16_transfer(parts: int = 2) -> Transfer:
     half = columns // parts
     piece = Piece(tensor=UP, start=(0, f"part * {half}"), extent=(rows, half), strides=(1, rows))
     up = BufferFamily(
-        name=UP, indices=LAYERS, dtype=DType.BF16, shape=(half, rows), pieces=(piece,)
+        name=UP, indices=_layers(3), dtype=DType.BF16, shape=(half, rows), pieces=(piece,)
     )
     total = BufferFamily(
         name=TOTAL,
-        indices=LAYERS,
+        indices=_layers(3),
         dtype=DType.F64,
         shape=(half,),
         kind=Kind.ATTRIBUTE,
@@ -186,7 +195,7 @@ BLOCK = 128
 def _quantized(transfer: Transfer, rank: int, version: int) -> Tensors:
     dense, half = transfer.dense(version), transfer.columns // transfer.parts
     found = {NORM: dense[NORM]}
-    for layer in range(3):
+    for layer in range(transfer.layers):
         encoding = Encoding(DType.F8E4M3FN, (BLOCK, BLOCK), DType.F32)
         codes, scales = quantize(dense[UP.format(layer=layer)], encoding, "divide")
         found[UP.format(layer=layer)] = codes[:, rank * half : (rank + 1) * half]
@@ -195,8 +204,11 @@ def _quantized(transfer: Transfer, rank: int, version: int) -> Tensors:
     return found
 
 
-def fp8_transfer(parts: int = 2) -> Transfer:
-    """Senders hold 192 rows each, so that the middle row of blocks is cut."""
+def fp8_transfer(parts: int = 2, layers: int = 3) -> Transfer:
+    """Two senders hold 192 rows each, so that the middle row of blocks is cut.
+
+    The number of rounds does not depend on the number of layers.
+    """
     rows, columns = 384, 256
     half, blocks = columns // parts, columns // parts // BLOCK
     codes = Piece(tensor=UP, start=(0, f"part * {half}"), extent=(rows, half))
@@ -205,7 +217,7 @@ def fp8_transfer(parts: int = 2) -> Transfer:
     )
     up = BufferFamily(
         name=UP,
-        indices=LAYERS,
+        indices=_layers(layers),
         dtype=DType.F8E4M3FN,
         shape=(rows, half),
         encoding=Scaled(kind="scaled", block=(BLOCK, BLOCK), scale=SCALE),
@@ -213,13 +225,14 @@ def fp8_transfer(parts: int = 2) -> Transfer:
     )
     scale = BufferFamily(
         name=SCALE,
-        indices=LAYERS,
+        indices=_layers(layers),
         dtype=DType.F32,
         shape=(rows // BLOCK, blocks),
         encoding=Scale(kind="scale", of=UP),
         pieces=(scales,),
     )
-    sender = _sender(rows, columns, parts)
-    receiver = _side(rows, columns, Side.RECEIVER, (up, scale, _norm(columns)), parts)
-    plan = compile_transfer(sender, receiver, options=Options(staging_bytes=1 << 18))
-    return Transfer(sender, receiver, plan, rows, columns, _quantized, {}, parts)
+    sender = _sender(rows, columns, parts, layers)
+    buffers = (up, scale, _norm(columns))
+    receiver = _side(rows, columns, Side.RECEIVER, buffers, parts, layers)
+    plan = compile_transfer(sender, receiver, options=Options(staging_bytes=layers * 87040))
+    return Transfer(sender, receiver, plan, rows, columns, _quantized, {}, parts, layers)
