@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from tests.sglang.emit import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.sources import on_meta
+from tranship.schema.dtypes import DType
 from tranship.schema.records import Ints
 
 Config = dict[str, Any]
@@ -72,18 +74,23 @@ def write_config(config: Config, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def checkpoint_tensors(config: Config) -> dict[str, torch.Tensor]:
-    """Return the checkpoint's tensors on the meta device, scales of quantized weights included."""
+def checkpoint_sources(config: Config) -> dict[str, tuple[DType, Ints]]:
+    """Return dtype and shape of the checkpoint's tensors, scales of quantized weights included."""
     quantized = "quantization_config" in config
-    tensors: dict[str, torch.Tensor] = {}
+    found: dict[str, tuple[DType, Ints]] = {}
     for name, shape in _weights(config):
         if quantized and _is_quantized(name):
             grid = tuple(-(-size // by) for size, by in zip(shape, BLOCK, strict=True))
-            tensors[name] = torch.empty(shape, dtype=torch.float8_e4m3fn, device="meta")
-            tensors[name + SCALE_SUFFIX] = torch.empty(grid, dtype=torch.float32, device="meta")
+            found[name] = DType.F8E4M3FN, shape
+            found[name + SCALE_SUFFIX] = DType.F32, grid
         else:
-            tensors[name] = torch.empty(shape, dtype=torch.bfloat16, device="meta")
-    return tensors
+            found[name] = DType.BF16, shape
+    return found
+
+
+def checkpoint_tensors(config: Config) -> dict[str, torch.Tensor]:
+    """Return the checkpoint's tensors on the meta device."""
+    return on_meta(checkpoint_sources(config))
 
 
 def random_checkpoint(config: Config, seed: int) -> dict[str, torch.Tensor]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from tests.sglang.boot import Place, boot, build_model, parser
 from tests.sglang.configs import CONFIGS
+from tests.sglang.trace import become, parser
+from tranship.runtime.frameworks.sglang.boot import Place, build_model
 from tranship.runtime.live import live_tensors
 from tranship.schema.manifest import Kind
 
@@ -46,7 +47,7 @@ def main() -> None:
     arguments.add_argument("checkpoint", type=Path, help="the safetensors file to load")
     arguments.add_argument("output", type=Path, help="the safetensors file to write")
     given = arguments.parse_args()
-    model_config = boot(CONFIGS[given.config], Place(given.tp, given.ep, given.rank))
+    model_config = become(CONFIGS[given.config], Place(given.tp, given.ep, given.rank))
     write_loaded(model_config, given.checkpoint, given.output)
 
 

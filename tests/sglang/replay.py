@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.sglang.boxes import Box
+from tranship.runtime.frameworks.tracing.boxes import Box
 from tranship.schema.records import Ints, PieceRecord
 
 

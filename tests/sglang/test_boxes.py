@@ -9,8 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.sglang.boxes import Box, View, boxes, intersect, memory_shape, overlapping
 from tests.sglang.views import places, shapes, view_of, views
+from tranship.runtime.frameworks.tracing.boxes import (
+    Box,
+    View,
+    boxes,
+    intersect,
+    memory_shape,
+    overlapping,
+)
 from tranship.schema.records import Ints
 
 

@@ -11,7 +11,7 @@ from tests.models.configs import CONFIGS, FP8, write_config
 from tests.sglang.test_trace import pytestmark, run
 from tranship.models.launch import launch_arguments
 from tranship.models.produce import Request, produce
-from tranship.schema.codec import dump, load
+from tranship.runtime.frameworks.sglang.trace import Answer, TraceRequest
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest
 from tranship.schema.records import BufferRecord, Declaration
@@ -19,14 +19,20 @@ from tranship.schema.records import BufferRecord, Declaration
 __all__ = ["pytestmark"]
 
 
-def traced(folder: Path, config: str, checkpoint: Manifest, **request: Any) -> Declaration:
+def traced(folder: Path, config: str, checkpoint: Manifest, **asked: Any) -> Declaration:
     """Trace one rank of the engine that loads a checkpoint."""
-    given, output = folder / "checkpoint.json", folder / "rank.json"
-    given.write_bytes(dump(checkpoint))
-    request |= {"config": config, "checkpoint": str(given), "output": str(output)}
-    done = run("-m", "tests.sglang.offline", json.dumps(request))
+    rank = asked.pop("rank")
+    sources = {b.name: (b.dtype, b.shape) for b in expand(checkpoint).buffers}
+    request = TraceRequest(
+        folder=Path(config).parent, ranks=(rank,), sources=sources, output=folder, **asked
+    )
+    path = folder / "request.json"
+    path.write_text(request.model_dump_json())
+    done = run("-m", "tranship.runtime.frameworks.sglang.trace", path)
     assert done.returncode == 0, done.stderr
-    return expand(load(output, Manifest).value)
+    found = Answer.model_validate_json((folder / f"{rank}.json").read_text())
+    assert found.manifest is not None, found.findings
+    return expand(Manifest.model_validate_json(found.manifest))
 
 
 def comparable(record: BufferRecord) -> BufferRecord:
@@ -95,8 +101,8 @@ def test_an_offline_manifest_is_what_the_engine_loads(
 
 PARSER = """
 import argparse, json, sys
-from tests.sglang import boot
-boot.stubs.install(boot.STAND_INS)
+from tranship.runtime.frameworks.sglang import boot, stand_ins
+stand_ins.install(boot.STAND_INS)
 from sglang.srt.server_args import ServerArgs
 
 parser = argparse.ArgumentParser()

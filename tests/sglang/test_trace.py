@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.sglang.configs import CONFIGS, checkpoint_tensors, random_checkpoint
-from tests.sglang.emit import SCALE_SUFFIX
 from tests.sglang.load import UNWRITTEN, read_tensors, write_tensors
 from tests.sglang.replay import bits, put, region
 from tranship.runtime.dtypes import torch_dtype
+from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
 from tranship.schema.codec import load
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Axis, Manifest, Part
@@ -34,12 +34,13 @@ FOLDER = Path(__file__).parent
 
 BOTH_SCRIPTS = """
 import pathlib, sys
-from tests.sglang import boot, configs, load, trace
+from tests.sglang import configs, load, trace
+from tranship.runtime.frameworks.sglang.boot import Place
 
 config = configs.CONFIGS[sys.argv[1]]
-place = boot.Place(*map(int, sys.argv[2:5]))
+place = Place(*map(int, sys.argv[2:5]))
 checkpoint, manifest, loaded = map(pathlib.Path, sys.argv[5:])
-model_config = boot.boot(config, place)
+model_config = trace.become(config, place)
 trace.write_manifest(model_config, config, place, manifest)
 load.write_loaded(model_config, checkpoint, loaded)
 
@@ -133,5 +134,5 @@ def test_a_head_that_sglang_leaves_unwritten_is_refused(tmp_path: Path):
     assert "lm_head.weight" not in checkpoint_tensors(CONFIGS["qwen3_moe_tied"])
     done = run(FOLDER / "trace.py", "qwen3_moe_tied", tmp_path / "manifest.json")
     assert done.returncode != 0
-    assert "EmitError: nothing writes lm_head.weight" in done.stderr
+    assert "nothing writes lm_head.weight" in done.stderr
     assert not (tmp_path / "manifest.json").exists()

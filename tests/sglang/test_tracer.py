@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sglang.replay import bits, put, region
-from tests.sglang.tracer import Trace, TraceError, Tracer, trace_load
 from tests.sglang.views import views
+from tranship.runtime.frameworks.tracing.tracer import Trace, TraceError, Tracer, trace_load
 
 Tensors = Mapping[str, torch.Tensor]
 Load = Callable[[torch.Tensor, Tensors], object]

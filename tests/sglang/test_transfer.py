@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tests.properties.dense import quantize
 from tests.sglang.configs import BLOCK, CONFIGS, checkpoint_tensors
-from tests.sglang.emit import SCALE_SUFFIX
 from tests.sglang.load import UNWRITTEN, read_tensors, write_tensors
 from tests.sglang.replay import bits
 from tests.sglang.test_trace import BOTH_SCRIPTS, pytestmark, run
@@ -17,6 +16,7 @@ from tranship.compiler.pipeline import compile_transfer
 from tranship.compiler.verify import digests_of, verify
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.execute import simulate
+from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
 from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.dtypes import DType

@@ -1,33 +1,56 @@
 """Trace the weight loading of one rank of an SGLang engine, and write what the rank declares."""
 
-from importlib.metadata import version
+import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.sglang.boot import Place, boot, build_model, parser
-from tests.sglang.configs import BLOCK, CONFIGS, Config, checkpoint_tensors
-from tests.sglang.emit import Engine, declare
-from tests.sglang.tracer import trace_load
-from tranship.runtime.live import live_tensors
+from tests.sglang.configs import CONFIGS, Config, checkpoint_sources, write_config
+from tranship.runtime.frameworks.sglang.boot import (
+    Place,
+    architecture_of,
+    boot,
+    build_model,
+    prepare,
+)
+from tranship.runtime.frameworks.sglang.trace import TraceRequest, trace_model
 from tranship.schema.codec import dump
 from tranship.schema.fold import fold
-from tranship.schema.manifest import Framework
-from tranship.schema.records import Declaration
 
 
-def declare_rank(model_config: Any, config: Config, place: Place) -> Declaration:
-    """Declare the rank that this process has been booted as."""
-    checkpoint = checkpoint_tensors(config)
-    model = build_model(model_config, "meta")
-    trace = trace_load(model, checkpoint)
-    framework = Framework(name="sglang", version=version("sglang"))
-    engine = Engine(framework, place.tp, place.axes(), place.rank)
-    return declare(engine, live_tensors(model), trace, checkpoint, BLOCK)
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that say which rank of which engine a script is."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("config", choices=sorted(CONFIGS), help="which configuration")
+    result.add_argument("--tp", type=int, default=1, help="number of ranks")
+    result.add_argument("--ep", type=int, default=1, help="number of groups of experts")
+    result.add_argument("--rank", type=int, default=0, help="which rank")
+    return result
+
+
+def become(config: Config, place: Place) -> Any:
+    """Make this process a rank, and return SGLang's ModelConfig."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_config(config, Path(folder))
+        prepare(architecture_of(Path(folder)))
+        return boot(Path(folder), place, {})
 
 
 def write_manifest(model_config: Any, config: Config, place: Place, output: Path) -> None:
-    """Write the manifest of the rank that this process has been booted as."""
-    output.write_bytes(dump(fold(declare_rank(model_config, config, place))))
+    """Write the manifest of the rank that this process has become."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_config(config, Path(folder))
+        request = TraceRequest(
+            folder=Path(folder),
+            tp=place.tp,
+            ep=place.ep,
+            ranks=(place.rank,),
+            arguments={},
+            sources=checkpoint_sources(config),
+            output=output.parent,
+        )
+        declared = trace_model(build_model(model_config, "meta"), request, place)
+    output.write_bytes(dump(fold(declared)))
 
 
 def main() -> None:
@@ -36,7 +59,7 @@ def main() -> None:
     arguments.add_argument("output", type=Path, help="the manifest to write")
     given = arguments.parse_args()
     config, place = CONFIGS[given.config], Place(given.tp, given.ep, given.rank)
-    write_manifest(boot(config, place), config, place, given.output)
+    write_manifest(become(config, place), config, place, given.output)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tests.sglang.boxes import View
+from tranship.runtime.frameworks.tracing.boxes import View
 
 Step = Callable[[st.DrawFn, torch.Tensor], torch.Tensor]
 

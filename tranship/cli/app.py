@@ -293,6 +293,79 @@ def manifest_verb(
     deliver(verb, form)
 
 
+@app.command("trace")
+def trace_verb(
+    framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="sglang.")],
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", metavar="PATH", help="The model's config.json, or its folder."
+        ),
+    ],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="OUT", help="What to write.")
+    ] = None,
+    tp: Annotated[int, typer.Option("--tp", min=1, help="Ranks of the engine.")] = 1,
+    ep: Annotated[
+        int, typer.Option("--ep", min=1, help="Groups of ranks that experts are spread over.")
+    ] = 1,
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            "--quantization",
+            metavar="NAME",
+            help="bf16, fp8-block128 or fp8-block128-ue8m0, in place of the config's own.",
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            "--architecture",
+            "-a",
+            metavar="NAME",
+            help="Whose data name the checkpoint's tensors; else its files do.",
+        ),
+    ] = None,
+    sources: Annotated[
+        str | None,
+        typer.Option(
+            "--sources", metavar="PATH", help="A folder of safetensors files, or a manifest."
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="The engine's own arguments."),
+    ] = None,
+    rank: Annotated[
+        list[int] | None, typer.Option("--rank", metavar="N", help="Trace this rank alone.")
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option("--check", metavar="FILE", help="Exit 3 if this manifest is out of date."),
+    ] = None,
+    form: FormatOption = Format.HUMAN,
+) -> None:
+    """Declare what an engine holds, by running its own loading code without weights."""
+
+    def verb() -> Answer:
+        from tranship.cli.trace import Engine, parse_options, run
+
+        asked = Engine(
+            framework,
+            config,
+            tp,
+            ep,
+            quantization,
+            architecture,
+            sources,
+            parse_options(option or []),
+            rank or [],
+        )
+        return run(asked, output, check)
+
+    deliver(verb, form)
+
+
 @app.command("engine-args")
 def engine_args_verb(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A manifest made offline.")],

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.sglang.boxes import Box, View, boxes, intersect, memory_shape
 from tranship.runtime.dtypes import schema_dtype
+from tranship.runtime.frameworks.tracing.boxes import Box, View, boxes, intersect, memory_shape
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.dtypes import widens
 from tranship.schema.records import Ints

@@ -1,22 +1,20 @@
-"""Build real SGLang 0.5.23 model classes without a GPU, as one rank of several.
+"""Build real SGLang model classes without a GPU, as one rank of several (SGLang 0.5.23).
 
 SGLang's state is global: a process can be one rank, once.
 """
 
-import argparse
 import importlib
 import importlib.util
+import json
 import os
-import pkgutil
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.sglang import stubs
-from tests.sglang.configs import CONFIGS, Config, write_config
+from tranship.runtime.frameworks.sglang import stand_ins
 from tranship.schema.manifest import Axis
 
 STAND_INS = (
@@ -45,6 +43,18 @@ ENVIRONMENT = {
 }
 """What SGLang reads from the environment to do without GPUs and without other processes."""
 
+NEEDED = (
+    "sglang.srt.server_args",
+    "sglang.srt.runtime_context",
+    "sglang.srt.distributed.parallel_state",
+    "sglang.srt.layers.dp_attention",
+    "sglang.srt.configs.model_config",
+    "sglang.srt.configs.load_config",
+    "sglang.srt.model_loader.loader",
+    "sglang.srt.models.registry",
+)
+"""Modules that every rank uses; most of a rank's time would go into importing them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -68,51 +78,61 @@ class Place:
         return tuple(axes)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that say which rank of which engine a script is."""
-    result = argparse.ArgumentParser(description=description)
-    result.add_argument("config", choices=sorted(CONFIGS), help="which configuration")
-    result.add_argument("--tp", type=int, default=1, help="number of ranks")
-    result.add_argument("--ep", type=int, default=1, help="number of groups of experts")
-    result.add_argument("--rank", type=int, default=0, help="which rank")
-    return result
+def prepare(architecture: str) -> None:
+    """Import what all ranks use, for a model class of this name.
 
-
-def boot(config: Config, place: Place) -> Any:
-    """Make this process the rank `place` of an engine, and return SGLang's ModelConfig.
-
-    Only the module of the configuration's model is imported; all of them would take seconds.
+    Only the modules that define it are imported with SGLang's registry: all would take seconds.
     """
     os.environ.update(ENVIRONMENT)
-    os.environ["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(_models() - {config["model_type"]})
-    stubs.install(STAND_INS)
-    with tempfile.TemporaryDirectory() as folder:
-        write_config(config, Path(folder))
-        args = _import("sglang.srt.server_args").ServerArgs(
-            model_path=folder,
-            tp_size=place.tp,
-            ep_size=place.ep,
-            device="cpu",
-            skip_tokenizer_init=True,
-        )
-        context = _import("sglang.srt.runtime_context")
-        ranks = context.SpawnRanks(world_rank=place.rank, gpu_id=0)
-        context.publish(args, role="scheduler", ranks=ranks)
-        _join_groups(place)
-        _import("sglang.srt.layers.dp_attention").initialize_dp_attention(args)
-        return _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
+    os.environ["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(sorted(_other_modules(architecture)))
+    stand_ins.install(STAND_INS)
+    for name in NEEDED:
+        importlib.import_module(name)
+
+
+def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
+    """Make this process the rank `place` of an engine, and return SGLang's ModelConfig.
+
+    Args:
+        folder: Where the model's config.json is.
+        place: The rank.
+        arguments: Further arguments of SGLang's `ServerArgs`.
+    """
+    given = {"device": "cpu", "skip_tokenizer_init": True, **arguments}
+    args = _import("sglang.srt.server_args").ServerArgs(
+        model_path=str(folder), tp_size=place.tp, ep_size=place.ep, **given
+    )
+    context = _import("sglang.srt.runtime_context")
+    ranks = context.SpawnRanks(world_rank=place.rank, gpu_id=0)
+    context.publish(args, role="scheduler", ranks=ranks)
+    _join_groups(place)
+    _import("sglang.srt.layers.dp_attention").initialize_dp_attention(args)
+    return _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
+
+
+def architecture_of(folder: Path) -> str:
+    """Return the name of the model class that a folder's config.json asks for."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(config["architectures"][0])
 
 
 def _import(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _models() -> set[str]:
-    """List the modules of `sglang.srt.models` without importing any."""
+def _other_modules(architecture: str) -> set[str]:
+    """List the modules of `sglang.srt.models` that do not define a class, without importing any."""
     found = importlib.util.find_spec("sglang")
     assert found is not None
-    folders = [f"{folder}/srt/models" for folder in found.submodule_search_locations or ()]
-    return {module.name for module in pkgutil.iter_modules(folders)}
+    files = [
+        file
+        for folder in found.submodule_search_locations or ()
+        for file in Path(folder, "srt", "models").glob("*.py")
+    ]
+    line = f"class {architecture}("
+    other = {file.stem for file in files if line not in file.read_text(encoding="utf-8")}
+    # Where nothing defines it the registry is to say so, with all that it knows.
+    return other if len(other) < len(files) else set()
 
 
 def _join_groups(place: Place) -> None:

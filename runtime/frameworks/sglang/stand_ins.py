@@ -100,14 +100,17 @@ class InertFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         path: Sequence[str] | None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
+        """Find an inert module for the names."""
         if fullname.partition(".")[0] not in self.names:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """Make an inert module."""
         return InertModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
+        """Give the module a version: some packages ask for it."""
         vars(module)["__version__"] = "0"
 
 

@@ -1,14 +1,16 @@
 """What a declaration says of small models, and what it refuses to leave unsaid."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from tests.sglang.emit import EmitError, Engine, declare
-from tests.sglang.tracer import trace_load
+from tranship.runtime.frameworks.tracing.declare import Engine, declare
+from tranship.runtime.frameworks.tracing.tracer import trace_load
 from tranship.runtime.live import live_tensors
+from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Axis, Framework, Kind, Part
 from tranship.schema.records import (
@@ -21,9 +23,10 @@ from tranship.schema.records import (
     TensorRecord,
 )
 
-ENGINE = Engine(Framework(name="toy"), 2, (Axis(name="tp", size=2, stride=1),), rank=1)
 FP8 = torch.float8_e4m3fn
 BLOCK = (2, 2)
+AXES = (Axis(name="tp", size=2, stride=1),)
+ENGINE = Engine(Framework(name="toy"), 2, AXES, rank=1, block=BLOCK)
 
 CHECKPOINT = {
     "gate.weight": torch.empty((3, 4), dtype=FP8, device="meta"),
@@ -71,7 +74,7 @@ class Fused(nn.Module):
 
 def declaration(model: nn.Module, checkpoint: dict[str, torch.Tensor]) -> Declaration:
     trace = trace_load(model, checkpoint)
-    return declare(ENGINE, live_tensors(model), trace, checkpoint, BLOCK)
+    return declare(ENGINE, live_tensors(model), trace, checkpoint)
 
 
 def piece(tensor: str, part: Part, extent: tuple[int, ...], offset: int) -> PieceRecord:
@@ -185,7 +188,7 @@ class Extra(Fused):
     ],
 )
 def test_what_is_not_accounted_for_is_refused(model: type[nn.Module], reason: str):
-    with pytest.raises(EmitError, match=reason):
+    with pytest.raises(DiagnosticError, match=reason):
         declaration(model(), CHECKPOINT)
 
 
@@ -193,8 +196,8 @@ def test_what_is_not_accounted_for_is_refused(model: type[nn.Module], reason: st
 def test_scales_of_another_grid_are_refused(block: tuple[int, ...]):
     model = Fused()
     trace = trace_load(model, CHECKPOINT)
-    with pytest.raises(EmitError, match="does not hold one scale per block"):
-        declare(ENGINE, live_tensors(model), trace, CHECKPOINT, block)
+    with pytest.raises(DiagnosticError, match="does not hold one scale per block"):
+        declare(replace(ENGINE, block=block), live_tensors(model), trace, CHECKPOINT)
 
 
 class AllPadding(nn.Module):

@@ -1,0 +1,1 @@
+"""SGLang as a receiver: manifests traced from its own models."""

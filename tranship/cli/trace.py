@@ -1,0 +1,220 @@
+"""`tranship trace`: declare what an engine holds, by running its own loading code."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from tranship.cli.diff import run as diff
+from tranship.cli.layout import GOOD, count, flow
+from tranship.cli.load import check_document, raise_errors, refuse_inputs, unwritten
+from tranship.cli.output import Answer, answer_width
+from tranship.cli.progress import progress
+from tranship.models.launch import CONFIGS
+from tranship.models.produce import Request, produce
+from tranship.models.registry import architectures
+from tranship.schema.codec import digest, dump, load, parse_json, read_text, write_atomically
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
+from tranship.schema.dtypes import DType
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Manifest
+from tranship.schema.merge import merge
+
+if TYPE_CHECKING:
+    from tranship.runtime.frameworks.sglang.trace import TraceRequest
+
+PLAIN = "bf16"
+_LINES = 12
+"""How much is shown of what a process wrote before it ended without an answer."""
+
+Sources = dict[str, tuple[DType, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was asked for on the command line."""
+
+    framework: str
+    config: str
+    tp: int
+    ep: int
+    quantization: str | None
+    architecture: str | None
+    sources: str | None
+    options: Mapping[str, str]
+    ranks: Sequence[int]
+
+
+def run(asked: Engine, output: str | None, check: str | None) -> Answer:
+    """Trace an engine's ranks, merge what they declare, and write it or compare it.
+
+    Raises:
+        DiagnosticError: the engine or its checkpoint cannot be had here, a rank does not account
+            for all that it holds, or a file is broken or in the way.
+        typer.BadParameter: the framework is unknown, or there is nothing to do with the result.
+    """
+    _require_sense(asked, output, check)
+    refuse_inputs(output or "", [asked.config])
+    with tempfile.TemporaryDirectory() as folder, progress(2) as tell:
+        tell("trace")
+        traced = _trace(asked, Path(folder))
+        tell("merge")
+        manifest = traced[0][1] if asked.ranks else merge(traced)
+        data = dump(manifest)
+        if output is None:
+            found = Path(folder, "traced.json")
+            found.write_bytes(data)
+            return diff(str(check), str(found))
+    raise_errors(check_document(manifest, unwritten(output, data)))
+    write_atomically(output, data)
+    parts = [
+        ("written", GOOD),
+        count(len(traced), "rank traced", "ranks traced"),
+        count(len(manifest.buffers), "buffer family", "buffer families"),
+        f"{len(data):,} bytes",
+    ]
+    return Answer(
+        [*flow(f"{output}  ", parts, answer_width())],
+        {"output": output, "digest": digest(data), "ranks": manifest.world_size},
+    )
+
+
+def _require_sense(asked: Engine, output: str | None, check: str | None) -> None:
+    if asked.framework != "sglang":
+        raise typer.BadParameter(f"FRAMEWORK {asked.framework!r} cannot be traced; sglang can")
+    if (output is None) == (check is None):
+        raise typer.BadParameter("either --output or --check says what to do with the manifest")
+    if len(asked.ranks) > 1:
+        raise typer.BadParameter("--rank can be given once; without it all ranks are traced")
+    if any(not 0 <= rank < asked.tp for rank in asked.ranks):
+        raise typer.BadParameter(f"--rank is one of 0 to {asked.tp - 1}")
+    if asked.tp % asked.ep:
+        raise typer.BadParameter(f"--ep {asked.ep} does not divide --tp {asked.tp}")
+    if importlib.util.find_spec("sglang") is None:
+        message = "SGLang is not installed, and its own code is what is traced"
+        advice = "install tranship with its sglang extra, or run this where the engine runs"
+        raise DiagnosticError([Diagnostic("TS858", message, help=advice)])
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE.
+
+    Raises:
+        typer.BadParameter: one is not.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--option {text!r} is not NAME=VALUE")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
+    """Run the ranks, and return what each declares."""
+    from tranship.runtime.frameworks.sglang.trace import TraceRequest
+
+    config_file = _config_file(asked.config)
+    config = _config(config_file, asked.quantization)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    request = TraceRequest(
+        folder=folder,
+        tp=asked.tp,
+        ep=asked.ep,
+        ranks=tuple(asked.ranks or range(asked.tp)),
+        arguments={name: _value(text) for name, text in asked.options.items()},
+        sources=_sources(asked, config_file, config),
+        output=folder,
+    )
+    path = folder / "request.json"
+    path.write_text(request.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "tranship.runtime.frameworks.sglang.trace", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return list(_answers(request, done.stderr))
+
+
+def _answers(request: "TraceRequest", log: str) -> Iterator[tuple[str, Manifest]]:
+    from tranship.runtime.frameworks.sglang.trace import Answer as RankAnswer
+
+    findings: list[Diagnostic] = []
+    for rank in request.ranks:
+        where = Location(f"receiver rank {rank}")
+        path = request.output / f"{rank}.json"
+        if not path.exists():
+            last = "\n".join(log.splitlines()[-_LINES:])
+            message = f"SGLang ended without an answer; its last words:\n{last}"
+            findings.append(Diagnostic("TS856", message, where))
+            continue
+        answer = RankAnswer.model_validate_json(path.read_text(encoding="utf-8"))
+        for found in answer.findings:
+            at = Location(found.file)
+            findings.append(Diagnostic(found.code, found.message, at, help=found.help))
+        if answer.manifest is not None:
+            yield where.file, Manifest.model_validate_json(answer.manifest)
+    if findings:
+        raise DiagnosticError(findings)
+
+
+def _config_file(given: str) -> str:
+    return str(Path(given, "config.json")) if Path(given).is_dir() else given
+
+
+def _config(file: str, quantization: str | None) -> dict[str, object]:
+    """Read a config.json, with the quantization that is asked for in place of its own."""
+    config = parse_json(read_text(file), file)
+    if not isinstance(config, dict) or "architectures" not in config:
+        message = "a model's config.json is an object that names its architectures"
+        raise DiagnosticError([Diagnostic("TS112", message, Location(file))])
+    fields = cast("dict[str, object]", config)
+    if quantization is None:
+        return fields
+    if quantization not in (PLAIN, *CONFIGS):
+        known = ", ".join((PLAIN, *CONFIGS))
+        raise typer.BadParameter(f"--quantization {quantization!r} is none of {known}")
+    plain = {name: value for name, value in fields.items() if name != "quantization_config"}
+    if quantization == PLAIN:
+        return plain
+    own = cast("dict[str, object]", fields.get("quantization_config") or {})
+    return {**plain, "quantization_config": {**own, **CONFIGS[quantization]}}
+
+
+def _sources(asked: Engine, config_file: str, config: Mapping[str, object]) -> Sources:
+    """Find the checkpoint's tensors: in its files, in a manifest, or in an architecture's data."""
+    from tranship.runtime.frameworks.tracing.sources import find_safetensors, read_headers
+
+    if asked.sources is not None and not Path(asked.sources).is_dir():
+        return _declared(load(asked.sources, Manifest).value)
+    folder = Path(asked.sources or Path(config_file).parent)
+    if asked.architecture is None and (files := find_safetensors(folder)):
+        return dict(read_headers(files))
+    name = asked.architecture or str(config.get("model_type"))
+    if name not in architectures() and not name.endswith(".toml"):
+        message = f"no tensors of the checkpoint are known: {folder} has no safetensors files"
+        advice = (
+            f"name a folder of safetensors files with --sources, or one of the architectures"
+            f" {', '.join(architectures())}, or a .toml file, with --architecture"
+        )
+        raise DiagnosticError([Diagnostic("TS857", message, Location(config_file), help=advice)])
+    return _declared(produce(Request(name, config_file, "checkpoint", {}, asked.quantization)))
+
+
+def _declared(manifest: Manifest) -> Sources:
+    return {buffer.name: (buffer.dtype, buffer.shape) for buffer in expand(manifest).buffers}
+
+
+def _value(text: str) -> int | bool | str:
+    """Read an argument's value as TOML would, and as a text if it is nothing else."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return int(text)
+    except ValueError:
+        return text
