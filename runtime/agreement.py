@@ -61,6 +61,9 @@ def differences(outcomes: Mapping[Seat, Outcome]) -> Iterator[Diagnostic]:
         elif here.written != there.wire:
             message = f"{_name(pair, there)} arrived, but the buffers do not hold it"
             yield Diagnostic("TS840", message, where)
+    for pair in received.keys() - sent.keys():
+        message = f"receiver rank {pair[2]} got what sender rank {pair[1]} does not tell of"
+        yield Diagnostic("TS839", message, location(Side.RECEIVER, pair[2]))
 
 
 def _deliveries(outcomes: Mapping[Seat, Outcome], side: Side) -> Iterator[tuple[Pair, Delivery]]:

@@ -69,6 +69,8 @@ class Lender:
                 self._watch = watch(named.values())
                 share = Share(offer=offer, event=self._event.ipc_handle().hex())
         except Exception as error:
+            close_all(descriptors)
+            descriptors = []
             findings += failed("sharing memory", error)
         try:
             for _ in range(borrowers):
@@ -148,7 +150,11 @@ def borrow(socket: Path, device: torch.device, timeout: float) -> Loan | None:
     mapped = open_offer(share.offer, descriptors, device)
     if mapped.source != mapped.device:
         return Loan(mapped, None)
-    return Loan(mapped, SharedEvent(bytes.fromhex(share.event), device))
+    try:
+        return Loan(mapped, SharedEvent(bytes.fromhex(share.event), device))
+    except BaseException:
+        mapped.close()
+        raise
 
 
 def _view(mapped: Mapped, use: BufferUse) -> Tensor:

@@ -7,6 +7,7 @@ mapped is still the sender's is looked at in every step.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 
@@ -25,7 +26,7 @@ from tranship.runtime.messages import ALL_ROUNDS, Delivery, Finding, failed
 from tranship.runtime.program import program
 from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
 from tranship.runtime.step import conclude_binding
-from tranship.runtime.streams import finish, on_device
+from tranship.runtime.streams import CLOSED, finish, on_device, over
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
@@ -39,6 +40,7 @@ class MappedSender:
         self._receivers = end.program.peers
         self._samples: SampleKernels | None = None
         self._done = Replay()
+        self._over = ""
         with on_device(self._device):
             self._lender = Lender(end)
             self._finished = torch.cuda.Event()
@@ -57,7 +59,7 @@ class MappedSender:
 
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Record that the weights are as they are to be published."""
-        return self._lender.prepare()
+        return (*over(self._end, self._over), *self._lender.prepare())
 
     def begin(self, version: int) -> None:
         """Pack a sample.
@@ -66,19 +68,21 @@ class MappedSender:
         going from one to the other takes time.
         """
         self._done = Replay()
-        if self._samples is not None:
-            with on_device(self._device):
+        with on_device(self._device):
+            if self._samples is not None:
                 self._done.attempt("enqueue", self._samples.run, version % GROUPS)
-        self._finished.record(torch.cuda.current_stream(self._device))
+            here = torch.cuda.current_stream(self._device)
+            self._done.attempt("enqueue", self._finished.record, here)
 
     def close(self) -> None:
-        """Do nothing: receivers unmap what they have mapped."""
+        """Publish nothing more. Receivers unmap what they have mapped."""
+        self._over = CLOSED
 
     def run(self, version: int) -> Replay:
         """Wait for the sample, while the receivers read.
 
         Whether memory is still what was bound is looked at only now: for thousands of tensors it
-        takes longer than the rest of what a host does in a step, and no harm is done.
+        takes longer than the rest of what a host does in a step. Receivers are torn if it is not.
         """
         del version
         done = self._done
@@ -101,12 +105,13 @@ class MappedReceiver:
         self._senders = end.program.peers
         self._loans: list[Loan] = []
         self._kernels: DirectKernels | None = None
+        self._over = ""
         transport.meeting.stop_listening()
         findings: list[Finding] = []
         try:
             with on_device(self._device):
                 self._finished = torch.cuda.Event()
-                self._borrow(transport)
+                findings += self._borrow(transport)
                 if len(self._loans) == len(self._senders):
                     self._bind()
         except Exception as error:
@@ -117,10 +122,17 @@ class MappedReceiver:
             self.close()
             raise
 
-    def _borrow(self, transport: CudaIpcTransport) -> None:
+    def _borrow(self, transport: CudaIpcTransport) -> list[Finding]:
+        """Ask all senders, each of which waits for it, even if some memory is not to be had."""
+        findings: list[Finding] = []
         for rank in self._senders:
-            loan = borrow(transport.socket(rank), self._device, transport.timeout)
-            self._loans += [loan] if loan else []
+            try:
+                loan = borrow(transport.socket(rank), self._device, transport.timeout)
+            except Exception as error:
+                findings += failed(f"mapping memory of sender rank {rank}", error)
+            else:
+                self._loans += [loan] if loan else []
+        return findings
 
     def _bind(self) -> None:
         senders = [program(self._end.plan, Side.SENDER, rank) for rank in self._senders]
@@ -135,16 +147,18 @@ class MappedReceiver:
         if self._kernels is not None:
             with on_device(self._device):
                 self._kernels.totals.clear()
-        return find_moved(self._end.bound)
+        return (*over(self._end, self._over), *find_moved(self._end.bound))
 
     def begin(self, version: int) -> None:
         """Do nothing."""
 
     def close(self) -> None:
         """Unmap the senders' memory."""
-        for loan in reversed(self._loans):
-            loan.close()
-        self._loans.clear()
+        self._over = CLOSED
+        with ExitStack() as stack:
+            for loan in self._loans:
+                stack.callback(loan.close)
+            self._loans.clear()
         self._kernels = None
 
     def run(self, version: int) -> Replay:
@@ -163,8 +177,6 @@ class MappedReceiver:
         return done
 
     def _enqueue(self, group: int) -> None:
-        if len(self._loans) != len(self._senders):
-            raise RuntimeError("the session is closed")
         here = torch.cuda.current_stream(self._device)
         for loan in self._loans:
             loan.hold(here)

@@ -1,13 +1,13 @@
 """What ranks tell one another before and after the bytes of a step: JSON of a fixed shape."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from tranship.runtime.bind import location
 from tranship.runtime.transports.protocol import Gathered, World
-from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.manifest import Frozen, Side
 from tranship.schema.plan import Digest
 
@@ -135,5 +135,10 @@ def failed(stage: str, error: Exception) -> list[Finding]:
 def reported(said: Mapping[Seat, tuple[Finding, ...]]) -> Iterator[Diagnostic]:
     """Yield what ranks found on themselves."""
     for seat, findings in said.items():
-        for finding in findings:
-            yield Diagnostic(finding.code, finding.message, location(*seat), help=finding.help)
+        yield from reported_at(location(*seat), findings)
+
+
+def reported_at(where: Location, findings: Iterable[Finding]) -> Iterator[Diagnostic]:
+    """Yield findings as diagnostics of one place."""
+    for finding in findings:
+        yield Diagnostic(finding.code, finding.message, where, help=finding.help)

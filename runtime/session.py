@@ -22,9 +22,9 @@ from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
 from tranship.runtime.execute import Recipe
 from tranship.runtime.live import LiveTensor
-from tranship.runtime.messages import Hello
+from tranship.runtime.messages import Hello, failed, reported_at
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replayer
+from tranship.runtime.replay import Endpoint, Replay, Replayer
 from tranship.runtime.replayers import replayer
 from tranship.runtime.step import StepStats, agree, conclude
 from tranship.runtime.transports.protocol import Transport
@@ -38,7 +38,24 @@ Live = Mapping[str, LiveTensor]
 
 
 def _agree(end: Endpoint, own: Replayer, version: int, committed: int | None) -> None:
-    agree(end, version, committed, own.prepare(), partial(own.begin, version))
+    agree(end, version, committed, _prepared(end, own), partial(own.begin, version))
+
+
+def _prepared(end: Endpoint, own: Replayer) -> tuple[Diagnostic, ...]:
+    """Prepare a step; whatever goes wrong is told to all ranks, which wait to be told."""
+    try:
+        return own.prepare()
+    except Exception as error:
+        where = location(end.program.side, end.program.rank)
+        return tuple(reported_at(where, failed("preparing", error)))
+
+
+def _replayed(own: Replayer, version: int) -> Replay:
+    """Run a step; whatever goes wrong is told to all ranks, which wait to be told."""
+    try:
+        return own.run(version)
+    except Exception as error:
+        return Replay(findings=failed("the step", error))
 
 
 class Sender:
@@ -74,7 +91,7 @@ class Sender:
             DistributedError: no rank has committed; the same version may be published again.
         """
         _agree(self._end, self._replayer, version, self._committed)
-        stats = conclude(self._end, self._replayer.run(version), version)
+        stats = conclude(self._end, _replayed(self._replayer, version), version)
         self._committed = version
         return stats
 
@@ -146,7 +163,7 @@ class Receiver:
         """
         _agree(self._end, self._replayer, version, self._committed)
         self._state = State.TORN
-        stats = conclude(self._end, self._replayer.run(version), version)
+        stats = conclude(self._end, _replayed(self._replayer, version), version)
         self._committed, self._state = version, State.COMMITTED
         return stats
 

@@ -10,7 +10,7 @@ from tranship.runtime.messages import Finding
 from tranship.runtime.program import program
 from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
 from tranship.runtime.step import conclude_binding
-from tranship.runtime.streams import finish, on_device
+from tranship.runtime.streams import CLOSED, GIVEN_UP, finish, on_device, over
 from tranship.runtime.transports.protocol import MessageTransport, Neighbor, Parcel, TransportError
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
@@ -34,6 +34,7 @@ class StreamReplayer:
         self._exchanged = [torch.cuda.Event() for _ in end.program.rounds]
         self._loan: Loan | None = None
         self._halves: list[Half] = []
+        self._over = ""
         done = Replay()
         try:
             with on_device(self._device):
@@ -70,17 +71,22 @@ class StreamReplayer:
     def _wait(self, done: Replay) -> None:
         """Wait for the end of what was enqueued, also where something has failed: peers go on."""
         if not finish(done, self._finished, self._transport.timeout):
-            self._transport.abandon()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._over = GIVEN_UP
+        self._transport.abandon()
 
     def prepare(self) -> tuple[Diagnostic, ...]:
-        """Look at whether memory is still what was bound."""
-        return find_moved(self._end.bound)
+        """Look at whether memory is still what was bound, and whether a step can be run."""
+        return (*over(self._end, self._over), *find_moved(self._end.bound))
 
     def begin(self, version: int) -> None:
         """Do nothing."""
 
     def close(self) -> None:
         """Disconnect, and unmap the neighbor's memory."""
+        self._over = self._over or CLOSED
         self._transport.disconnect()
         self._halves.clear()
         if self._loan is not None:
@@ -105,8 +111,6 @@ class StreamReplayer:
 
     def _enqueue(self, done: Replay) -> None:
         """Enqueue the whole step, with an event at its end."""
-        if not self._halves:
-            done.findings.append(Finding(code="TS838", message="the session is closed"))
         self._begun.record(torch.cuda.current_stream(self._device))
         self._exchange.wait_event(self._begun)
         for half in self._halves:
@@ -118,6 +122,7 @@ class StreamReplayer:
                 self._round(number, done)
             except TransportError as error:
                 done.findings.append(Finding(code="TS838", message=f"exchange failed: {error}"))
+                self._give_up()
                 break
         for half in self._halves:
             if not half.sends:

@@ -1,12 +1,29 @@
 """What steps on a GPU share: the current device, and waiting for events."""
 
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from tranship.runtime.bind import location
 from tranship.runtime.messages import Finding
-from tranship.runtime.replay import Replay
+from tranship.runtime.replay import Endpoint, Replay
+from tranship.schema.diagnostics import Diagnostic
+
+SPIN = 1.0
+"""Seconds for which the host looks whether the GPU is done without sleeping."""
+_PAUSE = 0.001
+
+CLOSED = "the session is closed"
+GIVEN_UP = "an earlier step was given up"
+
+
+def over(end: Endpoint, reason: str) -> Iterator[Diagnostic]:
+    """Yield why no step can be run any more, if there is a reason."""
+    if reason:
+        where = location(end.program.side, end.program.rank)
+        yield Diagnostic("TS838", reason, where, help="connect the ranks and bind them anew")
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
@@ -28,13 +45,16 @@ def finish(done: Replay, event: torch.cuda.Event, timeout: float) -> bool:
 def wait_for(event: torch.cuda.Event, timeout: float) -> None:
     """Wait until the GPU has come to `event`.
 
-    It looks at the event all the time: a pause between two looks is as long as a timer's tick,
-    which on virtual machines may be milliseconds.
+    For `SPIN` seconds it looks at the event all the time: a pause between two looks is as long as
+    a timer's tick, which on virtual machines may be milliseconds.
 
     Raises:
         TimeoutError: it has not within `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
+    start = time.monotonic()
     while not event.query():
-        if time.monotonic() > deadline:
+        passed = time.monotonic() - start
+        if passed > SPIN:
+            time.sleep(_PAUSE)
+        if passed > timeout:
             raise TimeoutError(f"the GPU was not done within {timeout:g} s")

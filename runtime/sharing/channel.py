@@ -12,7 +12,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,9 @@ MAX_BYTES = 64 * 2**20
 
 BATCH = 200
 """Most descriptors of one sendmsg; Linux takes 253."""
+
+_LONGEST = 86400.0
+"""Seconds that are slept at most before the time is looked at again."""
 
 _HEADER = struct.Struct("<QI")
 """Bytes of the text, and the number of descriptors."""
@@ -89,7 +92,7 @@ class Channel:
                 self._send_batch(descriptors[start : start + BATCH], deadline)
             self._send(data, deadline)
         except BaseException as error:
-            raise self._failure("sending", error) from None
+            raise self.failure("sending", error) from None
 
     def receive_bytes(self, timeout: float, *, spin: float = 0.0) -> bytes:
         """Wait `timeout` seconds for a message that is bytes.
@@ -100,14 +103,41 @@ class Channel:
         Raises:
             ChannelError: nothing came in time, the other process is gone, or descriptors came.
         """
-        deadline = _Deadline(timeout)
+        deadline, task = _Deadline(timeout), self.reading()
+        awake = time.monotonic() + spin
         try:
-            length, count = self._receive_header(deadline, spin)
-            if count:
-                raise ChannelError(f"{count} file descriptors came, and none was expected")
-            return bytes(self._receive(length, deadline))
+            while True:
+                try:
+                    next(task)
+                except StopIteration as done:
+                    return done.value
+                self._pause(deadline, awake)
         except BaseException as error:
-            raise self._failure("receiving", error) from None
+            raise self.failure("receiving", error) from None
+
+    def reading(self) -> Generator[None, None, bytes]:
+        """Receive bytes without waiting: yield where there is nothing yet, return all in the end.
+
+        After an exception `failure` must be called.
+        """
+        header = yield from self._read(_HEADER.size, begun=False)
+        length, count = self._checked_header(header)
+        if count:
+            raise ChannelError(f"{count} file descriptors came, and none was expected")
+        return bytes((yield from self._read(length)))
+
+    def writing(self, data: bytes) -> Generator[None, None, None]:
+        """Send bytes without waiting: yield where there is no room yet; see `reading`."""
+        rest = memoryview(_HEADER.pack(len(data), 0) + data)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                yield
+
+    def fileno(self) -> int:
+        """Return the socket's file descriptor, to be waited for."""
+        return self._socket.fileno()
 
     def receive(self, model: type[M], timeout: float) -> tuple[M, list[int]]:
         """Wait `timeout` seconds for a message of the type `model`, and what came with it.
@@ -126,20 +156,18 @@ class Channel:
             self.close()
             raise ChannelError(f"what came is no {model.__name__}: {_first(error)}") from None
         except BaseException as error:
-            raise self._failure("receiving", error) from None
+            raise self.failure("receiving", error) from None
 
     def _receive_all(self, deadline: "_Deadline", descriptors: list[int]) -> bytearray:
         """Receive a text and put what comes with it into `descriptors`."""
-        length, count = self._receive_header(deadline)
+        length, count = self._checked_header(self._receive(_HEADER.size, deadline, begun=False))
         allow_descriptors(count)
         while len(descriptors) < count:
             self._receive_batch(descriptors, min(BATCH, count - len(descriptors)), deadline)
         return self._receive(length, deadline)
 
-    def _receive_header(self, deadline: "_Deadline", spin: float = 0.0) -> tuple[int, int]:
-        length, count = _HEADER.unpack(
-            self._receive(_HEADER.size, deadline, spin=spin, begun=False)
-        )
+    def _checked_header(self, header: bytearray) -> tuple[int, int]:
+        length, count = _HEADER.unpack(header)
         if length > MAX_BYTES:
             raise ChannelError(f"a message of {length:,} bytes is over the limit {MAX_BYTES:,}")
         return length, count
@@ -178,20 +206,28 @@ class Channel:
         """Sleep until the socket can be read or written, or the time is over."""
         poll = select.poll()
         poll.register(self._socket, events)
-        poll.poll(deadline.left() * 1e3)
+        # Linux takes no more milliseconds than an int holds.
+        poll.poll(min(deadline.left(), _LONGEST) * 1e3)
 
-    def _receive(
-        self, length: int, deadline: "_Deadline", *, spin: float = 0.0, begun: bool = True
-    ) -> bytearray:
+    def _receive(self, length: int, deadline: "_Deadline", *, begun: bool = True) -> bytearray:
         """Read so many bytes; `begun` tells whether the message had begun before."""
+        task = self._read(length, begun=begun)
+        while True:
+            try:
+                next(task)
+            except StopIteration as done:
+                return done.value
+            self._wait(select.POLLIN, deadline)
+
+    def _read(self, length: int, *, begun: bool = True) -> Generator[None, None, bytearray]:
+        """Read so many bytes, and yield where there is nothing."""
         data = bytearray(length)
         rest = memoryview(data)
-        awake = time.monotonic() + spin
         while rest:
             try:
                 count = self._socket.recv_into(rest)
             except BlockingIOError:
-                self._pause(deadline, awake)
+                yield
                 continue
             if not count:
                 begun = begun or len(rest) < length
@@ -229,7 +265,7 @@ class Channel:
             else:
                 return byte, found
 
-    def _failure(self, doing: str, error: BaseException) -> BaseException:
+    def failure(self, doing: str, error: BaseException) -> BaseException:
         """Close the channel after `error`, and return what to raise."""
         self.close()
         if isinstance(error, TimeoutError):

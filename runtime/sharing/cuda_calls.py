@@ -133,6 +133,17 @@ def copy(stream: int, target: int, source: int, size: int) -> None:
     _runtime("cudaMemcpyAsync", target, source, size, kind, stream)
 
 
+def new_stream() -> int:
+    """Make a stream of the current device that is nobody else's, and waits for no other."""
+    flags = int(_module("driver").CUstream_flags.CU_STREAM_NON_BLOCKING)
+    return int(_driver("cuStreamCreate", flags))
+
+
+def close_stream(stream: int) -> None:
+    """Undo `new_stream`."""
+    _driver("cuStreamDestroy", stream)
+
+
 def close_event(event: Any) -> None:
     """Undo `open_event`."""
     _runtime("cudaEventDestroy", event)

@@ -77,6 +77,7 @@ def meet_on_one_host(
     here = meeting.addresses[member].host
     elsewhere = [n for n, other in enumerate(meeting.addresses) if other.host != here]
     if elsewhere:
+        meeting.stop_listening()
         names = ", ".join("{} rank {}".format(*world.seat(number)) for number in elsewhere)
         raise TransportError(f"memory is shared by ranks of one host; on another are {names}")
     return meeting

@@ -6,6 +6,7 @@ message of a round has come, and that its memory may be written again.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +32,9 @@ from tranship.schema.manifest import Side
 _AHEAD = 2**30
 """Above all counts that anybody waits for, and not so far that int32 would wrap."""
 
+_given_up: list[object] = []
+"""Memory that a late peer may write yet, of transports that have given up: never given back."""
+
 
 @dataclass(slots=True)
 class CudaPushTransport:
@@ -44,6 +48,9 @@ class CudaPushTransport:
     meeting: Meeting
     _links: dict[int, Link] = field(default_factory=dict[int, Link])
     _words: Tensor | None = None
+    _memory: list[Tensor] = field(default_factory=list[Tensor])
+    _own_stream: int = 0
+    _broken: bool = False
     _rounds: int = 0
     _steps: int = 0
 
@@ -74,12 +81,15 @@ class CudaPushTransport:
             self.world, self.side, self.rank, self.device, self.timeout, self.meeting, words
         )
         try:
+            with cuda_calls.current(self.device):
+                self._own_stream = cuda_calls.new_stream()
             self._links = link_all(own, sends if self.side is Side.SENDER else receives)
-        except (ChannelError, CudaError) as error:
+        except (ChannelError, CudaError, OSError) as error:
             raise TransportError(f"no connection with a peer: {error}") from error
         finally:
             self.meeting.stop_listening()
         self._words, self._rounds, self._steps = words, len(sends), 0
+        self._memory = [parcel.memory for parcels in receives for parcel in parcels]
 
     def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
         """Enqueue a round on the current stream: copies to others, or waiting for theirs.
@@ -87,10 +97,13 @@ class CudaPushTransport:
         Raises:
             TransportError: a call of CUDA failed, or a peer is not connected.
         """
+        if self._broken:
+            raise TransportError("an earlier step was given up; connect and bind anew")
         self._steps += number == 0
         stream = self._stream()
         try:
             for parcel in receives:
+                self._link(parcel.peer)
                 cuda_calls.wait_value(stream, self._word(parcel.peer), self._count(number))
             # Every sender begins with another receiver: into each there is but one way.
             for parcel in sorted(sends, key=self._is_before):
@@ -112,16 +125,26 @@ class CudaPushTransport:
 
     def disconnect(self) -> None:
         """Unmap the peers' memory."""
-        for link in self._links.values():
-            link.mapped.close()
-        self._links.clear()
+        with ExitStack() as stack:
+            if self._own_stream:
+                stack.callback(cuda_calls.close_stream, self._own_stream)
+                self._own_stream = 0
+            for link in self._links.values():
+                stack.callback(link.mapped.close)
+            self._links.clear()
 
     def abandon(self) -> None:
-        """Let go on what waits for a peer here, which is then found to have failed."""
+        """Let go on what waits for a peer here, which is then found to have failed.
+
+        It waits for nothing itself: the GPU may be late for reasons of its own.
+        """
+        self._broken = True
+        _given_up.extend([self._words, *self._memory])
         if self._words is not None:
-            with torch.cuda.stream(torch.cuda.Stream(self.device)):
-                self._words.fill_(self._count(self._rounds) + _AHEAD)
-        self.disconnect()
+            with suppress(CudaError), cuda_calls.current(self.device):
+                for peer in self._links:
+                    ahead = self._count(self._rounds) + _AHEAD
+                    cuda_calls.write_value(self._own_stream, self._word(peer), ahead)
 
     def _send(self, stream: int, number: int, parcel: Parcel) -> None:
         link = self._link(parcel.peer)
@@ -132,6 +155,7 @@ class CudaPushTransport:
         cuda_calls.write_value(stream, link.word, self._count(number))
 
     def _is_before(self, parcel: Parcel) -> bool:
+        """Whether a parcel comes after those to this rank's number and above."""
         return parcel.peer < self.rank
 
     def _count(self, number: int) -> int:
@@ -143,7 +167,6 @@ class CudaPushTransport:
 
     def _word(self, peer: int) -> int:
         """Return the address of the word in which `peer` counts."""
-        self._link(peer)
         assert self._words is not None
         return self._words.data_ptr() + peer * WORD_BYTES
 

@@ -5,14 +5,14 @@ A member that is gone is noticed at once.
 """
 
 import struct
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from pydantic import Field
 
-from tranship.runtime.sharing.channel import Channel, ChannelError, Listener
+from tranship.runtime.sharing.channel import MAX_BYTES, Channel, ChannelError, Listener
+from tranship.runtime.sharing.together import receive_all, send_all
 from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, nothing
 from tranship.schema.manifest import Frozen
 
@@ -69,25 +69,27 @@ class Hub:
         A member that has given up meanwhile counts as gone: it would not believe what it is told.
         """
         meanwhile()
+        found, gone = receive_all(self.channels, self.timeout, spin=SPIN)
+        gone |= {n: _GONE_SINCE for n in found if not self.channels[n].is_open()}
+        self._forget(gone)
         texts: list[str | None] = [None] * self.size
+        for member in self.channels:
+            texts[member] = found[member].decode(errors="replace")
         texts[self.member] = payload
-        deadline = time.monotonic() + self.timeout
-        for member, channel in sorted(self.channels.items()):
-            left = max(deadline - time.monotonic(), 0.0)
-            try:
-                texts[member] = channel.receive_bytes(left, spin=SPIN).decode()
-            except (ChannelError, UnicodeDecodeError):
-                del self.channels[member]
-        for member in [n for n, channel in self.channels.items() if not channel.is_open()]:
-            texts[member] = None
-            del self.channels[member]
         everything = joined(texts)
-        for member, channel in sorted(self.channels.items()):
-            try:
-                channel.send_bytes(everything)
-            except ChannelError:
-                del self.channels[member]
+        if len(everything) > MAX_BYTES:
+            # Nobody can be told that much: all are to come to the same conclusion.
+            texts = [None] * self.size
+            everything = joined(texts)
+        self._forget(send_all(self.channels, everything, self.timeout))
         return tuple(texts)
+
+    def _forget(self, members: Iterable[int]) -> None:
+        for member in members:
+            self.channels.pop(member).close()
+
+
+_GONE_SINCE = ChannelError("the other end has closed the channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +113,15 @@ class Spoke:
             data = self.channel.receive_bytes(2 * self.timeout, spin=SPIN)
             return parted(data, self.size)
         except (ChannelError, ValueError) as error:
-            raise TransportError(f"no answer from the hub: {error}") from error
+            raise TransportError(f"no answer from the last receiver rank: {error}") from error
+        except BaseException:
+            # An answer that is left there would be taken for that of the next call.
+            self.channel.close()
+            raise
 
 
 def open_hub(listener: Listener, member: int, size: int, timeout: float) -> Hub:
-    """Be the hub, as one of `size` members, and wait for all others.
+    """Be the hub, as one of `size` members, and wait for all others; then for any, as long.
 
     Raises:
         TransportError: not all came in time.

@@ -11,13 +11,11 @@ from torch import Tensor
 from tranship.runtime.bind import location
 from tranship.runtime.overlap import Span, span
 from tranship.runtime.sharing.channel import connect
-from tranship.runtime.sharing.cuda_calls import CudaError
 from tranship.runtime.sharing.descriptors import close_all
 from tranship.runtime.sharing.mapping import Mapped, open_offer
 from tranship.runtime.sharing.offer import Offer, make_offer
 from tranship.runtime.transports.meeting import Meeting
 from tranship.runtime.transports.protocol import Parcel, World
-from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.manifest import Frozen, Side
 
 WORD_BYTES = 4
@@ -76,14 +74,15 @@ def link_all(own: Party, rounds: Rounds) -> dict[int, Link]:
         DiagnosticError: TS816, memory cannot be shared; TS817, it cannot be mapped; TS818.
         ChannelError: a peer is gone.
         CudaError: memory cannot be mapped.
+        OSError: more files would be open than this process may have.
     """
     peers = sorted({parcel.peer for parcels in rounds for parcel in parcels})
     links: dict[int, Link] = {}
-    failures: list[DiagnosticError | CudaError] = []
+    failures: list[Exception] = []
     offer, descriptors = None, list[int]()
     try:
         offer, descriptors = make_offer(_named(own, rounds), location(own.side, own.rank))
-    except (DiagnosticError, CudaError) as error:
+    except Exception as error:
         failures.append(error)
     place = Place(rank=own.rank, offer=offer, after=_after(own, rounds))
     try:
@@ -93,7 +92,7 @@ def link_all(own: Party, rounds: Rounds) -> dict[int, Link]:
             try:
                 if other.offer is not None:
                     links[other.rank] = _link(own, other, other.offer, received)
-            except (DiagnosticError, CudaError) as error:
+            except Exception as error:
                 failures.append(error)
         if failures:
             raise failures[0]
@@ -149,8 +148,12 @@ def _met(
 
 def _link(own: Party, other: Place, offer: Offer, descriptors: Sequence[int]) -> Link:
     mapped = open_offer(offer, descriptors, own.device)
-    word = mapped.address(_WORDS) + own.rank * WORD_BYTES
-    return Link(mapped, word, dict(_memory(own, mapped, len(other.after))), other.after)
+    try:
+        word = mapped.address(_WORDS) + own.rank * WORD_BYTES
+        return Link(mapped, word, dict(_memory(own, mapped, len(other.after))), other.after)
+    except KeyError:
+        mapped.close()
+        raise
 
 
 def _memory(own: Party, mapped: Mapped, rounds: int) -> Iterator[tuple[int, int]]:

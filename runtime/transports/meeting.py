@@ -50,9 +50,13 @@ class Meeting:
 
     def stop_listening(self) -> None:
         """Remove this rank's socket: nobody is to connect any more. May be repeated."""
-        self.listener.close()
-        with suppress(FileNotFoundError):
-            self.listener.path.parent.rmdir()
+        _stop(self.listener)
+
+
+def _stop(listener: Listener) -> None:
+    listener.close()
+    with suppress(FileNotFoundError):
+        listener.path.parent.rmdir()
 
 
 def meet(store: Store, world: World, member: int, device: str, timeout: float) -> Meeting:
@@ -71,8 +75,23 @@ def meet(store: Store, world: World, member: int, device: str, timeout: float) -
     Raises:
         TransportError: not all ranks came in time.
     """
-    control = Control(PrefixStore("control", store), member, world.size, timeout)
     listener = listen(private_directory())
+    try:
+        return _meet(store, world, member, device, timeout, listener)
+    except BaseException:
+        _stop(listener)
+        raise
+
+
+_STAGES = 3
+"""How many timeouts a rank is waited for where all talk: what it did before may have taken two."""
+
+
+def _meet(
+    store: Store, world: World, member: int, device: str, timeout: float, listener: Listener
+) -> Meeting:
+    patience = _STAGES * timeout
+    control = Control(PrefixStore("control", store), member, world.size, patience)
     host = _BOOT_ID.read_text(encoding="ascii").strip()
     own = Address(host=host, device=device, socket=str(listener.path))
     addresses = _addresses(control.gather(own.model_dump_json()), world)
@@ -81,10 +100,10 @@ def meet(store: Store, world: World, member: int, device: str, timeout: float) -
     # A receiver is the last to be done with a step, and as the hub the first to know of all.
     hub = world.size - 1
     if member == hub:
-        talk: Talk = open_hub(listener, member, world.size, timeout)
+        talk: Talk = open_hub(listener, member, world.size, patience)
     else:
         talk = join_hub(
-            _connected(Path(addresses[hub].socket), timeout), member, world.size, timeout
+            _connected(Path(addresses[hub].socket), patience), member, world.size, patience
         )
     # Until all have joined, nobody may knock at the hub's socket with anything else.
     talk.gather("")

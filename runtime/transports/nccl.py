@@ -174,7 +174,11 @@ def connect_nccl(
     member = world.member(side, rank)
     meeting = meet(store, world, member, device_uuid(device), timeout)
     gpus = [address.device for address in meeting.addresses]
-    _require_one_of_a_side(gpus, world)
+    try:
+        _require_one_of_a_side(gpus, world)
+    except TransportError:
+        meeting.stop_listening()
+        raise
     sharing = [n for n, gpu in enumerate(gpus) if gpu == gpus[member] and n != member]
     if sharing and side is Side.SENDER:
         return LentTransport(world, side, rank, device, timeout, meeting)

@@ -7,6 +7,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -60,6 +61,12 @@ class Engine:
         del stream
         ctypes.c_int32.from_address(address).value = value
 
+    def new_stream(self) -> int:
+        return 1
+
+    def close_stream(self, stream: int) -> None:
+        del stream
+
     def copy(self, stream: int, target: int, source: int, size: int) -> None:
         del stream
         ctypes.memmove(target, source, size)
@@ -78,8 +85,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
     stand_in_for_streams(monkeypatch)
-    for name in ("wait_value", "write_value", "copy"):
+    for name in ("wait_value", "write_value", "copy", "new_stream", "close_stream"):
         monkeypatch.setattr(cuda_calls, name, getattr(made, name))
+    monkeypatch.setattr(cuda_calls, "current", nullcontext)
     monkeypatch.setattr(cuda_calls, "synchronize", str)
     monkeypatch.setattr(session, "replayer", streamed)
     one_at_a_time(monkeypatch, [(Kernels, "begin"), (Kernels, "run")])
@@ -186,5 +194,16 @@ def test_whoever_gives_up_lets_go_on_what_waits_and_never_exchanges_again(
             time.sleep(0.001)
         own.abandon()
         waiting.result(timeout=PATIENCE)
-    with pytest.raises(TransportError, match="not connected any more"):
+    with pytest.raises(TransportError, match="an earlier step was given up"):
         own.exchange(1, (), [parcel])
+
+
+def test_a_session_that_is_closed_refuses_before_anything_is_written(registry: Registry) -> None:
+    sessions, models = bound()
+    assert not [each for each in step(sessions, models, 1) if isinstance(each, BaseException)]
+    sessions[-1].close()
+    results = step(sessions, models, 2)
+    assert all("the session is closed" in str(result) for result in results)
+    states = [own.state for own in sessions if isinstance(own, Receiver)]
+    assert states == [State.COMMITTED] * 2
+    assert wrong(models, 1) == []

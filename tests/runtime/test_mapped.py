@@ -114,6 +114,7 @@ def test_receivers_that_map_memory_have_every_version_whole(registry: Registry) 
     assert registry.open == 0
     results = step(sessions, models, 3)
     assert "the session is closed" in str(results[-1])
+    assert all(own.state is State.COMMITTED for own in sessions if isinstance(own, Receiver))
 
 
 def test_the_digest_of_a_step_covers_what_is_not_sampled(registry: Registry) -> None:
