@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from tranship.compiler.inputs import ROW_MAJOR, Inputs, buffer_layout, name_matches
+from tranship.compiler.inputs import Inputs, buffer_layout, name_matches
 from tranship.compiler.match import Match
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Label
 from tranship.schema.dtypes import CODE_DTYPES, DType, is_float, widens
 from tranship.schema.formulas import FormulaName
+from tranship.schema.layouts import LAYOUTS, ROW_MAJOR
 from tranship.schema.manifest import Scaled
 from tranship.schema.plan import Edge, Op, Place
 
@@ -191,7 +192,9 @@ def _check_layouts(
         wanted = buffer_layout(inputs.receiver, ours.buffer) if ours else ROW_MAJOR
         pairs.append((held, wanted, f"the scales of {found.tensor}"))
     for sender, receiver, what in pairs:
-        if sender != receiver or (sender != ROW_MAJOR and op is not Op.COPY):
+        written = sender == ROW_MAJOR and LAYOUTS[receiver].known
+        copied = sender == receiver and not LAYOUTS[receiver].known and op is Op.COPY
+        if not (written or copied):
             report(_wrong_layout(inputs, found, op, sender, receiver, what))
 
 
@@ -203,9 +206,17 @@ def _wrong_layout(
         code="TS403",
         message=f"{own} holds {what} in layout {receiver}, and the sender in {sender}",
         at=inputs.at("receiver", found.receiver.pointer),
-        expected="equal layouts" if op is Op.COPY else f"{ROW_MAJOR} on both sides to {op}",
+        expected=_expected_layouts(op, receiver),
         found=f"{sender} to {receiver}",
         labels=(Label(inputs.at("sender", found.sender.pointer), f"layout {sender}"),),
-        help="have the engine hold the checkpoint layout, and derive the kernel layout from it "
+        help="have the sender hold the checkpoint layout: kernel layouts are not read"
+        if LAYOUTS[receiver].known
+        else "have the engine hold the checkpoint layout, and derive the kernel layout from it "
         "with its own recipe after the update",
     )
+
+
+def _expected_layouts(op: Op, receiver: str) -> str:
+    if LAYOUTS[receiver].known:
+        return f"{ROW_MAJOR} at the sender"
+    return "equal layouts" if op is Op.COPY else f"{ROW_MAJOR} on both sides to {op}"

@@ -17,9 +17,6 @@ POLICY = "policy"
 
 BLANK_DIGEST = "sha256:" + "0" * 64
 
-ROW_MAJOR = "row_major"
-"""The one layout into which values can be cut and converted."""
-
 
 @dataclass(frozen=True)
 class Inputs:

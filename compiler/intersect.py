@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tranship.compiler.inputs import ROW_MAJOR, Inputs, buffer_layout
+from tranship.compiler.inputs import Inputs, buffer_layout
 from tranship.compiler.tiling import Group, groups, receiver_pointer, tiling
 from tranship.schema.boxes import contains, grow_to_cells
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.layouts import ROW_MAJOR
 from tranship.schema.moves import Moves, edge_block
 from tranship.schema.plan import Edge, Op, Place
 

@@ -14,11 +14,13 @@ from torch.distributed.tensor import DTensor
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.live import LiveTensor, Modules, Watch, watch
 from tranship.runtime.overlap import has_memory, shared, within
+from tranship.runtime.packed import PackedScales, receive_packed
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location, report_first
 from tranship.schema.expand import declared_ranks, expand
+from tranship.schema.layouts import PACKED_SCALES, packed_scales
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.nearest import nearest
-from tranship.schema.records import BufferRecord
+from tranship.schema.records import BufferRecord, Ints
 
 Signature = tuple[int, int, torch.dtype, tuple[int, ...], tuple[int, ...]]
 """What tells a tensor's memory: its address, its storage's, dtype, shape and strides."""
@@ -28,7 +30,8 @@ Signature = tuple[int, int, torch.dtype, tuple[int, ...], tuple[int, ...]]
 class Bound:
     """One rank's buffers as tensors, by their names in the manifest.
 
-    `device` is where those that take part in the transfer lie.
+    `device` is where those that take part in the transfer lie. `packed` are those of a receiver
+    that hold packed scales.
     """
 
     side: Side
@@ -38,6 +41,11 @@ class Bound:
     live: Mapping[str, LiveTensor]
     signatures: Mapping[str, Signature]
     watch: Watch
+    packed: Mapping[str, PackedScales]
+
+    def memory(self, name: str) -> Tensor:
+        """Return the memory that programs read or write as buffer `name`."""
+        return self.packed[name].scales if name in self.packed else self.tensors[name]
 
 
 def bind(
@@ -67,13 +75,18 @@ def bind(
     device = device or _device(records.values(), found)
     findings = list(_names(records, live, side, rank))
     for name, tensor in found.items():
-        findings += _differences(records[name], tensor, device, where)
+        findings += _differences(_held(records[name], records), tensor, device, where)
     findings += _memory(records, found, where)
     if findings:
         raise DiagnosticError(report_first(findings, lambda finding: finding, where.file))
     tensors = {name: tensor.tensor for name, tensor in found.items()}
     signatures = {name: _signature(tensor) for name, tensor in tensors.items()}
-    return Bound(side, rank, device, tensors, found, signatures, watch(found.values()))
+    packed = {
+        name: receive_packed(name, tensors[name], records[record.encoding.of].shape)
+        for name, record in records.items()
+        if side is Side.RECEIVER and _is_packed(record)
+    }
+    return Bound(side, rank, device, tensors, found, signatures, watch(found.values()), packed)
 
 
 def find_moved(bound: Bound) -> tuple[Diagnostic, ...]:
@@ -159,25 +172,44 @@ def _takes_part(record: BufferRecord) -> bool:
     return record.role.kind in ("transfer", "derived")
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What the tensor of a declared buffer must be."""
+
+    record: BufferRecord
+    dtype: torch.dtype
+    shape: Ints
+    strides: Ints
+
+
+def _held(record: BufferRecord, records: Mapping[str, BufferRecord]) -> _Held:
+    if not _is_packed(record):
+        return _Held(record, torch_dtype(record.dtype), record.shape, record.strides)
+    return _Held(record, torch.int32, *packed_scales(records[record.encoding.of].shape))
+
+
+def _is_packed(record: BufferRecord) -> bool:
+    return record.layout == PACKED_SCALES and record.role.kind == "transfer"
+
+
 def _differences(
-    record: BufferRecord, live: LiveTensor, device: torch.device, where: Location
+    held: _Held, live: LiveTensor, device: torch.device, where: Location
 ) -> Iterator[Diagnostic]:
     """Compare a declared buffer with the tensor of its name."""
-    tensor, name = live.tensor, record.name
+    tensor, record, name = live.tensor, held.record, held.record.name
     if not has_memory(tensor):
-        held = f"a {type(tensor).__name__}, {tensor.layout}, on device {tensor.device}"
-        yield Diagnostic("TS809", f"{name!r} has no memory of its own: it is {held}", where)
+        what = f"a {type(tensor).__name__}, {tensor.layout}, on device {tensor.device}"
+        yield Diagnostic("TS809", f"{name!r} has no memory of its own: it is {what}", where)
         return
-    dtype = torch_dtype(record.dtype)
     shape, strides = tuple(tensor.shape), tensor.stride()
     if live.kind is not record.kind:
         yield _differs("TS802", name, "kind", record.kind, live.kind, where)
-    if tensor.dtype != dtype:
-        yield _differs("TS803", name, "dtype", dtype, tensor.dtype, where)
-    if shape != record.shape:
-        yield _differs("TS804", name, "shape", record.shape, shape, where)
-    elif not _same_strides(shape, record.strides, strides):
-        yield _differs("TS805", name, "strides", record.strides, strides, where)
+    if tensor.dtype != held.dtype:
+        yield _differs("TS803", name, "dtype", held.dtype, tensor.dtype, where)
+    if shape != held.shape:
+        yield _differs("TS804", name, "shape", held.shape, shape, where)
+    elif not _same_strides(shape, held.strides, strides):
+        yield _differs("TS805", name, "strides", held.strides, strides, where)
     if _takes_part(record) and tensor.device != device:
         yield _differs("TS806", name, "device", device, tensor.device, where)
 

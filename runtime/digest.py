@@ -25,6 +25,9 @@ proves more than arrival:
   the unpack and before the next round takes the slot. Equality proves that the right input lay
   there; that the right result was written, only doing the arithmetic again would show.
 
+Of packed scales (`packed.py`) those bytes are read back that were received, before an engine's
+memory repeats them; that every word there is the right one is found by comparing all of them.
+
 That the sender packed the right elements is the verifier's to prove, not a digest's.
 """
 

@@ -24,7 +24,7 @@ from tranship.runtime.kernels.mapped import (
 from tranship.runtime.lending import Lender, Loan, borrow
 from tranship.runtime.messages import ALL_ROUNDS, Delivery, Finding, failed
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive
+from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
 from tranship.runtime.step import conclude_binding
 from tranship.runtime.streams import CLOSED, finish, on_device, over
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
@@ -139,7 +139,8 @@ class MappedReceiver:
         jobs = direct(self._end.program, senders)
         sources = [loan.views(uses) for loan, uses in zip(self._loans, jobs.sources, strict=True)]
         if self._end.buffers:
-            self._kernels = bind_direct(jobs, self._end.buffers, sources, self._device)
+            end = self._end
+            self._kernels = bind_direct(jobs, end.buffers, sources, self._device, end.packed)
 
     def prepare(self) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound, and make ready for the step."""
@@ -170,6 +171,8 @@ class MappedReceiver:
             self._finished.record(torch.cuda.current_stream(self._device))
         finish(done, self._finished, self._end.transport.timeout)
         if not done.findings:
+            if self._kernels is not None:
+                done.findings += misrepeated(self._kernels.packed.differing())
             done.deliveries = tuple(self._deliveries(group))
         return done
 

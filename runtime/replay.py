@@ -14,6 +14,7 @@ from tranship.runtime.deliveries import by_round, labels
 from tranship.runtime.digest import transformed_digests, wire_digests, written_digests
 from tranship.runtime.execute import Recipe, pack, run_fills, unpack
 from tranship.runtime.messages import Delivery, Finding, Hello, failed
+from tranship.runtime.packed import PackedScales, is_packed, pack_scales
 from tranship.runtime.program import DerivedCall, Program, RoundProgram
 from tranship.runtime.transports.protocol import (
     MessageTransport,
@@ -38,8 +39,9 @@ class RecipeError(RuntimeError):
 class Endpoint:
     """What a rank replays with: its part of the plan, its memory, its connection.
 
-    `buffers` are the tensors that `program.buffers` names, in that order. `hello` is what it tells
-    before every step, but for what is new.
+    `buffers` are the tensors that `program.buffers` names, in that order; `packed` are those of
+    them that hold scales to be packed. `hello` is what it tells before every step, but for what is
+    new.
     """
 
     plan: TransferPlan
@@ -47,6 +49,7 @@ class Endpoint:
     program: Program
     bound: Bound
     buffers: Sequence[Tensor]
+    packed: Sequence[PackedScales]
     recipes: Mapping[str, Recipe]
     transport: Transport
 
@@ -178,7 +181,9 @@ class RoundReplayer:
                 done.findings.append(Finding(code="TS838", message=f"exchange failed: {error}"))
                 break
         if receives:
+            done.attempt("unpack", self._pack_scales)
             done.attempt("digest", self._read_back, written)
+            done.findings += misrepeated(done.attempt("digest", self._differing) or ())
             derive(self._end, done)
         done.deliveries = by_round(own, self._labels, wire, written if receives else wire)
         return done
@@ -207,10 +212,25 @@ class RoundReplayer:
             wire.append(digests)
             written.append(transformed)
 
+    def _pack_scales(self) -> None:
+        for packed in self._end.packed:
+            pack_scales(packed)
+
+    def _differing(self) -> list[str]:
+        return [packed.name for packed in self._end.packed if not is_packed(packed)]
+
     def _read_back(self, written: list[IntArray]) -> None:
         """Complete the digests of what is written, once nothing more is to be written."""
         for item, digests in zip(self._end.program.rounds, written, strict=True):
             digests += written_digests(item, self._end.buffers)
+
+
+def misrepeated(names: Sequence[str]) -> list[Finding]:
+    """Report buffers whose packed scales are not those that were received (TS841)."""
+    return [
+        Finding(code="TS841", message=f"{name!r} does not hold the scales that were received")
+        for name in names
+    ]
 
 
 def derive(end: Endpoint, done: Replay) -> None:

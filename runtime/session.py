@@ -189,7 +189,10 @@ def _endpoint(
         hello=_hello(plan, side, rank),
         program=expanded,
         bound=bound,
-        buffers=tuple(bound.tensors[use.name] for use in expanded.buffers),
+        buffers=tuple(bound.memory(use.name) for use in expanded.buffers),
+        packed=tuple(
+            bound.packed[use.name] for use in expanded.buffers if use.name in bound.packed
+        ),
         recipes=recipes,
         transport=transport,
     )

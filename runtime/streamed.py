@@ -8,7 +8,7 @@ from tranship.runtime.halves import Half
 from tranship.runtime.lending import Loan, borrow
 from tranship.runtime.messages import Finding
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive
+from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
 from tranship.runtime.step import conclude_binding
 from tranship.runtime.streams import CLOSED, GIVEN_UP, finish, on_device, over
 from tranship.runtime.transports.protocol import MessageTransport, Neighbor, Parcel, TransportError
@@ -53,7 +53,7 @@ class StreamReplayer:
         # The neighbor waits to be asked, also if nothing else can be bound.
         if neighbor is not None and own is not None and own.buffers:
             self._loan = borrow(neighbor.socket, self._device, self._transport.timeout)
-        self._halves.append(Half(end.plan, end.program, end.buffers, self._device))
+        self._halves.append(Half(end.plan, end.program, end.buffers, self._device, end.packed))
         if own is not None and self._loan is not None:
             sources = self._loan.views(own.buffers)
             self._halves.append(Half(end.plan, own, sources, self._device))
@@ -102,6 +102,7 @@ class StreamReplayer:
         self._wait(done)
         if not done.findings:
             for half in self._halves:
+                done.findings += misrepeated(half.differing())
                 if half.program is self._end.program:
                     done.deliveries = half.deliveries()
                 else:
@@ -125,6 +126,7 @@ class StreamReplayer:
                 break
         for half in self._halves:
             if not half.sends:
+                half.pack_scales(done)
                 with torch.cuda.stream(half.stream):
                     derive(self._end, done)
             half.end(self._exchange)

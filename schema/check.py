@@ -22,6 +22,7 @@ from tranship.schema.rules.geometry import geometry
 from tranship.schema.rules.holding import complete, used
 from tranship.schema.rules.names import names
 from tranship.schema.rules.others import allowances, paths, seats
+from tranship.schema.rules.packed_scales import packed_scales
 from tranship.schema.rules.plans import plan_entries, plan_rounds, plan_sides
 from tranship.schema.rules.quantization import quantization
 from tranship.schema.rules.roles import buffers_once, role_references, roles
@@ -66,6 +67,7 @@ MEANING: tuple[Rule[Subject], ...] = (
     geometry,
     tensor_boxes,
     scales,
+    packed_scales,
     shared_blocks,
     complete,
     used,

@@ -1,7 +1,8 @@
 """Part of proof 5: bytes go only where they keep their meaning under the layouts of both sides.
 
-What a layout other than row-major does to memory is not known here. A copy keeps its bytes in place
-if it moves a whole piece into a whole piece with the same strides, and the layouts are equal.
+Packed scales are declared as they are before they are packed, so that row-major ones can be written
+there, but not read. What other layouts do to memory is not known here. A copy keeps its bytes in
+place if it moves a whole piece into a whole piece with the same strides, and the layouts are equal.
 Everything else needs row-major values and scales.
 """
 
@@ -16,9 +17,8 @@ from tranship.compiler.proofs.reading import Reading
 from tranship.compiler.proofs.report import and_more, refuse
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.expression import IntArray
+from tranship.schema.layouts import PACKED_SCALES, ROW_MAJOR
 from tranship.schema.plan import Op
-
-ROW_MAJOR = "row_major"
 
 Names = NDArray[np.str_]
 Mask = NDArray[np.bool_]
@@ -27,7 +27,11 @@ Mask = NDArray[np.bool_]
 def check_layouts(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
     """TS644: layouts that differ, are computed on, or are copied in parts."""
     for what, sent, wanted, keeps in _moved(evidence, reading):
-        wrong = np.flatnonzero((sent != wanted) | ((wanted != ROW_MAJOR) & ~keeps))
+        good = (sent == ROW_MAJOR) & (wanted == ROW_MAJOR)
+        good |= (sent == wanted) & (wanted != PACKED_SCALES) & keeps
+        if what == "scales":
+            good |= (sent == ROW_MAJOR) & (wanted == PACKED_SCALES)
+        wrong = np.flatnonzero(~good)
         if len(wrong):
             row = int(wrong[0])
             name, rank = reading.edge.receiver.buffer, int(reading.moves.receiver.rank[row])
@@ -36,7 +40,8 @@ def check_layouts(evidence: Evidence, reading: Reading) -> Iterator[Diagnostic]:
                 "TS644",
                 message + and_more(len(wrong), "move"),
                 reading.at,
-                expected="equal layouts, row_major unless whole pieces of equal strides are copied",
+                expected=f"{ROW_MAJOR}, or {PACKED_SCALES} for scales that arrive; equal layouts "
+                "where whole pieces of equal strides are copied",
                 found=f"{sent[row]} to {wanted[row]}" if sent[row] != wanted[row] else sent[row],
             )
 
@@ -49,19 +54,14 @@ def _moved(evidence: Evidence, reading: Reading) -> Iterator[tuple[str, Names, N
     computed = np.zeros(len(sent), dtype=np.bool_)
     whole = _whole(evidence, reading) if edge.op is Op.COPY else computed
     yield "values", sent, wanted, whole & _equal_strides(evidence, reading)
-    scales = [
-        (known, end.scale_buffer[rows])
-        for known, end, rows in (
-            (sender, reading.sender, reading.sender_row),
-            (receiver, reading.receiver, reading.receiver_row),
-        )
-        if len(end.scale_buffer)
-    ]
-    layouts = [_layouts(known, numbers) for known, numbers in scales]
-    if edge.op is Op.COPY and len(layouts) == 2:
-        yield "scales", layouts[0], layouts[1], whole & _equal_scale_strides(reading)
-    else:
-        yield from (("scales", names, names, computed) for names in layouts)
+    read, written = len(reading.sender.scale_buffer) > 0, len(reading.receiver.scale_buffer) > 0
+    sent = wanted = np.full(len(sent), ROW_MAJOR)
+    if read:
+        sent = _layouts(sender, reading.sender.scale_buffer[reading.sender_row])
+    if written:
+        wanted = _layouts(receiver, reading.receiver.scale_buffer[reading.receiver_row])
+    copied = edge.op is Op.COPY and read and written
+    yield "scales", sent, wanted, whole & _equal_scale_strides(reading) if copied else computed
 
 
 def _layouts(known: Declared, numbers: IntArray) -> Names:

@@ -30,7 +30,8 @@ def lower_digests(
     """
     # Boxes that lie in memory as in the message are read in wider elements.
     boxes = merge_dims(sizes, strides, row_major(sizes))
-    flat = np.all(boxes.sizes[:, 1:] == 1, axis=1) & (boxes.strides[0][:, 0] <= 1)
+    dense = (boxes.strides[0][:, 0] == 1) | (boxes.sizes[:, 0] == 1)
+    flat = np.all(boxes.sizes[:, 1:] == 1, axis=1) & dense
     whole = boxes.sizes[:, 0] * item
     unit = np.where(flat, np.minimum(common_unit(address, whole), 8), item)
     count = np.prod(sizes, axis=1)

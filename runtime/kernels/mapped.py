@@ -14,8 +14,11 @@ from tranship.runtime.kernels.graphs import as_one
 from tranship.runtime.kernels.launch import Launch, Shared, bind_digests, bind_tables
 from tranship.runtime.kernels.lower_copies import lower_fills
 from tranship.runtime.kernels.lower_digests import lower_digests, lower_flat_digests
+from tranship.runtime.kernels.packed import PackedKernels, bind_packed
 from tranship.runtime.kernels.rounds import BoundJobs, bind_jobs, written_digests
-from tranship.runtime.kernels.tables import LANES, Addresses, Table, Wire
+from tranship.runtime.kernels.tables import Addresses, Table, Wire
+from tranship.runtime.kernels.totals import Totals
+from tranship.runtime.packed import PackedScales
 from tranship.schema.expression import IntArray
 from tranship.schema.wire import align
 
@@ -25,13 +28,14 @@ class DirectKernels:
     """A receiver's direct jobs, bound; every launch goes to the current stream.
 
     `samples` are, by group, what packs again what the group's other jobs have transformed.
-    `totals` come to be, by sender and group, digests of what the buffers hold, int64
-    `[senders * GROUPS]`. `scratch` is memory that tables have addresses of.
+    `packed` comes after `write`. `totals` come to be, by sender and group, digests of what the
+    buffers hold, int64 `[senders * GROUPS]`. `scratch` is memory that tables have addresses of.
     """
 
     write: Launch
     samples: tuple[Launch, ...]
-    totals: "Totals"
+    packed: PackedKernels
+    totals: Totals
     scratch: tuple[Tensor, ...]
 
     def run(self, group: int) -> None:
@@ -40,6 +44,7 @@ class DirectKernels:
         Before it the totals must be cleared.
         """
         self.write()
+        self.packed.run()
         self.samples[group]()
         self.totals.add_up()
 
@@ -55,7 +60,7 @@ class SampleKernels:
 
     samples: tuple[Launch, ...]
     sources: tuple["Sources", ...]
-    totals: "Totals"
+    totals: Totals
     scratch: Tensor
 
     def run(self, group: int) -> None:
@@ -88,50 +93,12 @@ class Sources:
         return tuple(map(Tensor.data_ptr, self.buffers)) == self.addresses
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Digests that kernels have added to, in lanes, and what they add up to on the host.
-
-    `lanes` is int64 `[entries, LANES]`, `host` int64 `[entries]` in memory that a GPU copies to
-    without the host waiting. `steps` clear the lanes, and add them up into `host`.
-    """
-
-    lanes: Tensor
-    host: IntArray
-    steps: tuple[Launch, Launch]
-
-    @classmethod
-    def of(cls, entries: int, device: torch.device) -> "Totals":
-        """Set memory aside for so many digests."""
-        lanes = torch.zeros((entries, LANES), dtype=torch.int64, device=device)
-        sums = torch.zeros(entries, dtype=torch.int64, device=device)
-        host = torch.zeros(entries, dtype=torch.int64, pin_memory=device.type == "cuda")
-
-        def clear() -> None:
-            lanes.zero_()
-
-        def add_up() -> None:
-            torch.sum(lanes, dim=-1, out=sums)
-            host.copy_(sums, non_blocking=True)
-
-        # Torch loads its kernels when they first run, which must not be while they are recorded.
-        add_up()
-        return cls(lanes, host.numpy(), (clear, add_up))
-
-    def clear(self) -> None:
-        """Clear the lanes."""
-        self.steps[0]()
-
-    def add_up(self) -> None:
-        """Add the lanes up, and bring the sums to the host."""
-        self.steps[1]()
-
-
 def bind_direct(
     plan: Direct,
     buffers: Sequence[Tensor],
     sources: Sequence[Sequence[Tensor]],
     device: torch.device,
+    packed: Sequence[PackedScales] = (),
 ) -> DirectKernels:
     """Bind direct jobs to the memory that `device` runs them on.
 
@@ -140,6 +107,7 @@ def bind_direct(
         buffers: One tensor per `Direct.buffers`.
         sources: The same of each sender's buffers, mapped here.
         device: A GPU that reaches all of them.
+        packed: Those of the buffers that hold scales to be packed.
     """
     every = [*buffers, *(tensor for tensors in sources for tensor in tensors)]
     scratch = torch.zeros(plan.scratch_bytes, dtype=torch.uint8, device=device)
@@ -157,7 +125,7 @@ def bind_direct(
         *written_digests(plan.batch.jobs[unread], wire.take(unread), at),
         *_scale_digests(plan.batch.jobs, wire, at),
     ]
-    samples, packed = _receiver_samples(plan, sources, sums)
+    samples, repacked = _receiver_samples(plan, sources, sums)
     launches = (
         *bind_tables(lower_fills(plan.fills, at), Shared(sums, sums, sums)),
         *before.launches,
@@ -165,7 +133,7 @@ def bind_direct(
         *bind_digests(digests, sums),
     )
     write = as_one(launches, device, record=before.only_kernels and bound.only_kernels)
-    return DirectKernels(write, samples, totals, (scratch, packed))
+    return DirectKernels(write, samples, bind_packed(packed, device), totals, (scratch, repacked))
 
 
 def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleKernels:

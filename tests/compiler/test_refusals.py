@@ -163,7 +163,7 @@ def test_what_a_policy_allows_by_name_compiles_and_idle_excuses_do_not() -> None
     assert refused(SENDER, RECEIVER, idle) == {"TS204"}
 
 
-def test_scales_in_an_opaque_layout_are_not_computed_with() -> None:
+def test_packed_scales_are_not_computed_with() -> None:
     codes = manifest("sender", scaled(), scales(layout="deepgemm_mn_major_ue8m0"))
     line = {"edge": "dequantize", "tensors": "*", "reason": "r"}
     allow = policy(allow=[line | {"sender_dtype": "f8e4m3fn", "receiver_dtype": "bf16"}])

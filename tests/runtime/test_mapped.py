@@ -15,6 +15,9 @@ from torch.distributed import (
 )
 
 from tests.runtime.local_jobs import WORLD, at_once, bf16
+from tests.runtime.local_jobs import codes as codes_of
+from tests.runtime.packed_cases import SCALES, Case
+from tests.runtime.packed_cases import bound as bound_case
 from tests.runtime.stand_ins import Event, Registry, one_at_a_time, stand_in_for_streams
 from tests.runtime.transfers import UP
 from tranship.runtime import lending
@@ -25,6 +28,7 @@ from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Receiver, Sender, State
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
 from tranship.runtime.transports.meeting import meet
+from tranship.runtime.transports.protocol import World
 from tranship.schema.manifest import Side
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real GPUs")
@@ -145,3 +149,34 @@ def test_memory_that_was_mapped_and_is_gone_tears_the_step(registry: Registry) -
     assert all("TS819" in str(result) for result in results)
     assert [own.state for own in sessions if isinstance(own, Receiver)] == [State.TORN] * 2
     assert [own.committed_version for own in sessions] == [1] * WORLD.size
+
+
+def mapping(world: World) -> list[CudaIpcTransport]:
+    """Let all ranks meet that map memory."""
+    store = HashStore()
+
+    def end(member: int) -> CudaIpcTransport:
+        meeting = meet(store, world, member, f"gpu {member}", 10.0)
+        return CudaIpcTransport(world, *world.seat(member), 10.0, meeting)
+
+    with ThreadPoolExecutor(world.size) as pool:
+        return list(pool.map(end, range(world.size)))
+
+
+def test_packed_scales_are_written_and_compared_in_the_same_step(registry: Registry) -> None:
+    job = bound_case(Case((128, 20), 130, senders=2, cut=128, exact=True), mapping)
+    for version in (1, 2):
+        job.assert_whole(version)
+    held = job.engines[0].get_parameter(SCALES).data
+    run = DirectKernels.run
+
+    def spoil(kernels: DirectKernels, group: int) -> None:
+        run(kernels, group)
+        held[147, 0] += 1
+        for launch in kernels.packed.check:
+            launch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DirectKernels, "run", spoil)
+        assert codes_of(job.step(3)) == ["TS841"]
+    job.assert_whole(4)

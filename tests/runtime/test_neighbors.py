@@ -19,6 +19,8 @@ from torch.distributed import (
 )
 
 from tests.runtime.local_jobs import WORLD, at_once
+from tests.runtime.packed_cases import Case
+from tests.runtime.packed_cases import bound as bound_case
 from tests.runtime.stand_ins import (
     CPU,
     Event,
@@ -29,6 +31,7 @@ from tests.runtime.stand_ins import (
 from tests.runtime.transfers import Transfer, bf16_transfer, fp8_transfer
 from tranship.runtime import lending, session
 from tranship.runtime.errors import DistributedError
+from tranship.runtime.kernels.packed import PackedKernels
 from tranship.runtime.kernels.rounds import Kernels
 from tranship.runtime.lent import LentSender
 from tranship.runtime.live import live_tensors
@@ -37,7 +40,7 @@ from tranship.runtime.session import Receiver, Sender, State
 from tranship.runtime.streamed import StreamReplayer
 from tranship.runtime.transports import nccl
 from tranship.runtime.transports.nccl import LentTransport, NcclTransport, connect_nccl
-from tranship.runtime.transports.protocol import TransportError
+from tranship.runtime.transports.protocol import TransportError, World
 from tranship.schema.manifest import Side
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real GPUs")
@@ -125,7 +128,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     for name in ("make_offer", "open_offer", "watch"):
         monkeypatch.setattr(lending, name, getattr(found, name))
     monkeypatch.setattr(session, "replayer", _replayer)
-    one_at_a_time(monkeypatch, [(Kernels, "begin"), (Kernels, "run")])
+    methods = [(Kernels, "begin"), (Kernels, "run"), (PackedKernels, "run")]
+    one_at_a_time(monkeypatch, methods)
     return found
 
 
@@ -209,6 +213,28 @@ def test_blocks_that_are_cut_by_senders_are_quantized_across_gpus(
     # The interpreter rounds FP8 in another way: what is not FP8 must be equal.
     plain = {name for name, value in kept.items() if value.dtype is not torch.float8_e4m3fn}
     assert not plain & set(wrong(transfer, models, 1))
+
+
+def beside_the_first_sender(world: World) -> list[NcclTransport | LentTransport]:
+    """Connect senders on GPUs of their own, and a receiver on the first one's."""
+    store, gpus = HashStore(), (*"abc"[: world.senders], "a")
+
+    def connect(member: int) -> NcclTransport | LentTransport:
+        _HERE.gpu = gpus[member]
+        return connect_nccl(store, world, *world.seat(member), CPU, PATIENCE)
+
+    with ThreadPoolExecutor(world.size) as pool:
+        return list(pool.map(connect, range(world.size)))
+
+
+def test_a_receiver_that_sends_for_its_neighbor_packs_its_own_scales(
+    registry: Registry, mail: Mail
+) -> None:
+    case = Case((128, 20), 130, senders=2, cut=50, exact=True)
+    job = bound_case(case, beside_the_first_sender)
+    assert mail.sizes == {2}
+    for version in (1, 2):
+        job.assert_whole(version)
 
 
 def test_a_byte_that_changes_on_its_way_is_found(registry: Registry, mail: Mail) -> None:

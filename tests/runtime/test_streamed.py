@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from tests.runtime.local_jobs import WORLD, at_once, bf16
+from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.odd_transports import Flipping
+from tests.runtime.packed_cases import SCALES, Case
+from tests.runtime.packed_cases import bound as bound_case
 from tests.runtime.stand_ins import one_at_a_time, stand_in_for_streams
 from tranship.runtime import session
 from tranship.runtime.errors import DistributedError
+from tranship.runtime.kernels.packed import PackedKernels
 from tranship.runtime.kernels.rounds import Kernels
 from tranship.runtime.live import live_tensors
 from tranship.runtime.replay import Endpoint
@@ -33,7 +37,8 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let CUDA's streams be stand-ins, and sessions replay on them."""
     stand_in_for_streams(monkeypatch)
     monkeypatch.setattr(session, "replayer", streamed)
-    one_at_a_time(monkeypatch, [(Kernels, "begin"), (Kernels, "run")])
+    methods = [(Kernels, "begin"), (Kernels, "run"), (PackedKernels, "run")]
+    one_at_a_time(monkeypatch, methods)
 
 
 def streamed(end: Endpoint) -> StreamReplayer:
@@ -99,3 +104,25 @@ def test_a_bit_that_changes_on_its_way_is_found_and_the_next_step_repairs_it() -
     assert states == [State.TORN, State.TORN]
     assert not [r for r in step(sessions, models, 2) if isinstance(r, BaseException)]
     assert list(wrong(models, 2)) == []
+
+
+def test_packed_scales_are_written_and_compared_after_all_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case((128, 20), 130, senders=2, cut=50, exact=True)
+    job = bound_case(case)
+    job.assert_whole(1)
+    held = job.engines[0].get_parameter(SCALES).data
+    check = PackedKernels.run
+
+    def spoil(kernels: PackedKernels) -> None:
+        for launch in kernels.write:
+            launch()
+        held[147, 0] += 1
+        for launch in kernels.check:
+            launch()
+
+    monkeypatch.setattr(PackedKernels, "run", spoil)
+    assert codes_of(job.step(2)) == ["TS841"]
+    monkeypatch.setattr(PackedKernels, "run", check)
+    job.assert_whole(3)

@@ -23,6 +23,7 @@ from tranship.schema.codec import Source, canonical_bytes
 from tranship.schema.diagnostics import known_codes
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
+from tranship.schema.layouts import PACKED_SCALES
 
 ODD = 2**20
 BOTH = {
@@ -38,6 +39,12 @@ SPREAD = {"name": "b", "dtype": "bf16", "shape": [2, 2], "strides": [3, 1]}
 LINE = {"tensor": "line", "start": [0], "extent": [4]}
 LINE_TENSOR: Change = ("/tensors/-", {"name": "line", "shape": [4]})
 Q_REST = rows("layers.{layer}.q.weight", "tp * 256 + 64", [192, 512], offset=64 * 512)
+
+PACKED: list[Change] = [
+    ("/buffers/3/dtype", "f8e8m0fnu"),
+    ("/buffers/2/encoding/scale_values", "power_of_two"),
+    ("/buffers/3/layout", PACKED_SCALES),
+]
 
 CASES: list[tuple[Json, list[Change], set[tuple[str, str]]]] = [
     # Expressions, index sets, names.
@@ -194,6 +201,13 @@ CASES: list[tuple[Json, list[Change], set[tuple[str, str]]]] = [
     ),
     (RECEIVER, [("/buffers/3/dtype", "f8e8m0fnu")],
      {("TS180", "/buffers/2/encoding/scale_values")}),
+    (RECEIVER, [("/buffers/3/layout", PACKED_SCALES)], {("TS198", "/buffers/3/dtype")}),
+    (RECEIVER, PACKED, set()),
+    (
+        RECEIVER,
+        [*PACKED, ("/buffers/3/pieces/0/offset", 4), ("/buffers/3/pieces/1/offset", 0)],
+        {("TS198", "/buffers/3/pieces/0"), ("TS198", "/buffers/3/pieces/1")},
+    ),
     (RECEIVER, [("/buffers/3/pieces/0/part", "value")], {("TS181", "/buffers/3/pieces/0/part")}),
     (RECEIVER, [("/buffers/0/pieces/0/origin", [0, 0])],
      {("TS182", "/buffers/0/pieces/0/origin")}),
