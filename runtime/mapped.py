@@ -186,9 +186,7 @@ class MappedReceiver:
     def _deliveries(self, group: int) -> Iterator[Delivery]:
         if self._kernels is None:
             return
-        found = self._kernels.totals.host.reshape(-1, GROUPS)
-        for rank, own in zip(self._senders, found, strict=True):
-            sample = hex_digest(own[group])
-            # Digests are sums: that of all groups is what one group of all jobs would have.
-            whole = hex_digest(own.sum())
+        found = self._kernels.found(group)
+        for rank, (own, all_of_it) in zip(self._senders, found, strict=True):
+            sample, whole = hex_digest(own), hex_digest(all_of_it)
             yield Delivery(round=ALL_ROUNDS, peer=rank, wire=sample, written=sample, whole=whole)

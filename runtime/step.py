@@ -34,7 +34,9 @@ class StepStats:
         bytes_received: the same of those that came.
         seconds: host time by stage: pack, exchange, unpack, digest, derive; on a GPU enqueue, check
             and wait as well, since what is enqueued takes its time later.
-        digest: of everything that all receivers hold; equal on all ranks.
+        digest: of everything that all receivers have of what was sent; equal on all ranks, and
+            for equal weights where senders and receivers are the same. Constants, and what is
+            derived, are not part of it.
     """
 
     version: int

@@ -28,8 +28,10 @@ class DirectKernels:
     """A receiver's direct jobs, bound; every launch goes to the current stream.
 
     `samples` are, by group, what packs again what the group's other jobs have transformed.
-    `packed` comes after `write`. `totals` come to be, by sender and group, digests of what the
-    buffers hold, int64 `[senders * GROUPS]`. `scratch` is memory that tables have addresses of.
+    `packed` comes after `write`. `totals` come to be digests, int64: of what the buffers hold of
+    what was copied, by sender and group, `[senders * GROUPS]`; of the samples, by sender,
+    `[senders]`; and of what was transformed, one. `scratch` is memory that tables have addresses
+    of.
     """
 
     write: Launch
@@ -47,6 +49,23 @@ class DirectKernels:
         self.packed.run()
         self.samples[group]()
         self.totals.add_up()
+
+    def found(self, group: int) -> list[tuple[int, int]]:
+        """Return by sender, once the GPU is done, the digests of its group and of all it wrote.
+
+        Digests are sums: the second is what one group of all jobs would have. What was made of
+        several senders' parts counts as the first one's.
+        """
+        *kept, transformed = self.totals.host.tolist()
+        senders = len(kept) // (GROUPS + 1)
+        sampled = kept[senders * GROUPS :]
+        return [
+            (
+                kept[sender * GROUPS + group] + sampled[sender],
+                sum(kept[sender * GROUPS : (sender + 1) * GROUPS]) + transformed * (sender == 0),
+            )
+            for sender in range(senders)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +130,8 @@ def bind_direct(
     """
     every = [*buffers, *(tensor for tensors in sources for tensor in tensors)]
     scratch = torch.zeros(plan.scratch_bytes, dtype=torch.uint8, device=device)
-    totals = Totals.of(len(sources) * GROUPS, device)
+    # Of each sender all groups and a sample; and what was transformed.
+    totals = Totals.of(len(sources) * (GROUPS + 1) + 1, device)
     sums = totals.lanes
     at, memory = Addresses.of(every, scratch), Memory(every, scratch)
     wire = Wire(plan.entry, plan.values, plan.scales)
@@ -124,6 +144,7 @@ def bind_direct(
     digests = [
         *written_digests(plan.batch.jobs[unread], wire.take(unread), at),
         *_scale_digests(plan.batch.jobs, wire, at),
+        *_transformed_digests(plan, len(sums) - 1, at),
     ]
     samples, repacked = _receiver_samples(plan, sources, sums)
     launches = (
@@ -196,10 +217,10 @@ def _receiver_samples(
     ]
     scratch = torch.zeros(max([0, *need]), dtype=torch.uint8, device=sums.device)
     samples: list[Launch] = []
-    for group, rows in enumerate(groups):
+    for rows in groups:
         parts: list[BoundJobs] = []
         for sender, (part, row) in enumerate(zip(plan.outgoing, rows, strict=True)):
-            entry = np.full(len(row), sender * GROUPS + group, np.int64)
+            entry = np.full(len(row), len(sources) * GROUPS + sender, np.int64)
             parts.append(_sample(part, row, entry, sources[sender], scratch, sums))
         samples.append(_joined(parts, sums.device))
     return tuple(samples), scratch
@@ -248,6 +269,20 @@ def _sample(
         np.concatenate([wire.offset[rest], wire.scale_offset[also]]),
     )
     return replace(bound, launches=(*bound.launches, *bind_digests(tables, sums)))
+
+
+def _transformed_digests(plan: Direct, entry: int, at: Addresses) -> tuple[Table, ...]:
+    """Read back what jobs have written that is no copy of what was sent, one after another."""
+    jobs = plan.batch.jobs[np.flatnonzero(plan.entry < 0)]
+    values, scales = _payload(jobs)
+    sizes = align(values) + align(scales)
+    start = np.cumsum(sizes) - sizes
+    wire = Wire(np.full(len(jobs), entry, np.int64), start, start + align(values))
+    written = np.flatnonzero(jobs["target"] != NOWHERE)
+    return (
+        *written_digests(jobs[written], wire.take(written), at),
+        *_scale_digests(jobs, wire, at),
+    )
 
 
 def _scale_digests(jobs: Jobs, wire: Wire, at: Addresses) -> tuple[Table, ...]:

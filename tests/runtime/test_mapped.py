@@ -19,7 +19,7 @@ from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.packed_cases import SCALES, Case
 from tests.runtime.packed_cases import bound as bound_case
 from tests.runtime.stand_ins import Event, Registry, one_at_a_time, stand_in_for_streams
-from tests.runtime.transfers import UP
+from tests.runtime.transfers import UP, Transfer, fp8_transfer
 from tranship.runtime import lending
 from tranship.runtime.direct import GROUPS
 from tranship.runtime.errors import DistributedError
@@ -54,8 +54,8 @@ def _serve(transport: CudaIpcTransport, device: torch.device) -> None:
 Sessions = list[Sender | Receiver]
 
 
-def bind(store: HashStore, models: list[Any], member: int) -> Sender | Receiver:
-    (side, rank), transfer = WORLD.seat(member), bf16()
+def bind(transfer: Transfer, store: HashStore, models: list[Any], member: int) -> Sender | Receiver:
+    side, rank = WORLD.seat(member)
     meeting = meet(store, WORLD, member, f"gpu {member}", 10.0)
     end = CudaIpcTransport(WORLD, side, rank, 10.0, meeting)
     live = live_tensors(models[member])
@@ -64,14 +64,15 @@ def bind(store: HashStore, models: list[Any], member: int) -> Sender | Receiver:
     return Receiver.bind(transfer.plan, transfer.receiver, live, end, rank, transfer.recipes)
 
 
-def bound() -> tuple[list[Any], list[Any]]:
+def bound(transfer: Transfer | None = None) -> tuple[list[Any], list[Any]]:
     """Bind all ranks at once: sessions, or what was raised; and their models."""
-    models = [*bf16().models(Side.SENDER), *bf16().models(Side.RECEIVER)]
+    chosen = transfer or bf16()
+    models = [*chosen.models(Side.SENDER), *chosen.models(Side.RECEIVER)]
     store = HashStore()
 
     def attempt(member: int) -> Sender | Receiver | DistributedError:
         try:
-            return bind(store, models, member)
+            return bind(chosen, store, models, member)
         except DistributedError as error:
             return error
 
@@ -117,17 +118,23 @@ def test_receivers_that_map_memory_have_every_version_whole(registry: Registry) 
     assert all(own.state is State.COMMITTED for own in sessions if isinstance(own, Receiver))
 
 
-def test_the_digest_of_a_step_covers_what_is_not_sampled(registry: Registry) -> None:
-    sessions, models = bound()
-    digests: set[str] = set()
+@pytest.mark.parametrize("kind", ["copied", "quantized by the receiver"])
+def test_the_digest_of_a_step_is_of_the_weights_whatever_is_sampled(
+    registry: Registry, kind: str
+) -> None:
+    transfer = bf16() if kind == "copied" else fp8_transfer()
+    sessions, models = bound(transfer)
+    for rank in range(WORLD.senders):
+        transfer.train(models[rank], rank, 1)
+    same = {publish(sessions, version)[0].digest for version in (1, 2, 3, GROUPS + 1)}
+    assert len(same) == 1
+    digests = same
     for layer in range(3):
-        for rank in range(WORLD.senders):
-            bf16().train(models[rank], rank, 1)
         with torch.no_grad():
-            models[0].get_parameter(UP.format(layer=layer))[0, 0] += 1
+            models[0].get_parameter(UP.format(layer=layer))[0, 0] = 30.0 + layer
         # The same group of jobs is sampled each time.
-        digests.add(publish(sessions, 1 + layer * GROUPS)[0].digest)
-    assert len(digests) == 3
+        digests |= {publish(sessions, 1 + (layer + 2) * GROUPS)[0].digest}
+    assert len(digests) == 4
 
 
 def test_a_sender_that_cannot_share_is_heard_of_by_all_at_once(registry: Registry) -> None:
