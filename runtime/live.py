@@ -90,7 +90,7 @@ class Watch:
     """Where the modules of a model hold what was bound: dictionaries, keys, and the objects there.
 
     Of distributed tensors, `parts` are what they hold of this rank. `tensors` are this rank's
-    memory, with their addresses and strides.
+    memory, with their addresses, shapes, strides and dtypes.
     """
 
     places: list[dict[str, object]]
@@ -100,7 +100,9 @@ class Watch:
     parts: list[Tensor]
     tensors: list[Tensor]
     addresses: list[int]
+    shapes: list[torch.Size]
     strides: list[tuple[int, ...]]
+    dtypes: list[torch.dtype]
 
     def unchanged(self) -> bool:
         """Whether the same objects are there, in the same memory: well below a microsecond each.
@@ -112,7 +114,9 @@ class Watch:
             all(map(is_, found, self.held))
             and all(map(is_, map(_part, self.distributed), self.parts))
             and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
+            and list(map(_shape, self.tensors)) == self.shapes
             and list(map(Tensor.stride, self.tensors)) == self.strides
+            and list(map(_dtype, self.tensors)) == self.dtypes
         )
 
 
@@ -139,12 +143,17 @@ def watch(live: Iterable[LiveTensor]) -> Watch:
         [_part(tensor) for tensor in distributed],
         tensors,
         [tensor.data_ptr() for tensor in tensors],
+        [tensor.shape for tensor in tensors],
         [tensor.stride() for tensor in tensors],
+        [tensor.dtype for tensor in tensors],
     )
 
 
 # `to_local` makes a new view at every call; this is the tensor that it is a view of.
 _part: Callable[[DTensor], Tensor] = attrgetter("_local_tensor")
+
+_shape: Callable[[Tensor], torch.Size] = attrgetter("shape")
+_dtype: Callable[[Tensor], torch.dtype] = attrgetter("dtype")
 
 _REGISTERS = ("_parameters", "_buffers", "_modules")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tranship.runtime.bind import location
 from tranship.runtime.overlap import Span, span
-from tranship.runtime.sharing.channel import connect
+from tranship.runtime.sharing.channel import Channel, ChannelError, connect
 from tranship.runtime.sharing.descriptors import close_all
 from tranship.runtime.sharing.mapping import Mapped, open_offer
 from tranship.runtime.sharing.offer import Offer, make_offer
@@ -136,14 +136,20 @@ def _met(
     own: Party, peer: int, place: Place, descriptors: Sequence[int]
 ) -> tuple[Place, list[int]]:
     """Exchange places with a peer: a receiver knocks, and a sender hears in any order."""
-    if own.side is Side.RECEIVER:
-        member = own.world.member(Side.SENDER, peer)
-        channel = connect(Path(own.meeting.addresses[member].socket), own.timeout)
-    else:
-        channel = own.meeting.listener.accept(own.timeout)
-    with closing(channel):
-        channel.send(place, descriptors)
-        return channel.receive(Place, own.timeout)
+    whom = f"sender rank {peer}" if own.side is Side.RECEIVER else "a receiver rank"
+    try:
+        with closing(_reached(own, peer)) as channel:
+            channel.send(place, descriptors)
+            return channel.receive(Place, own.timeout)
+    except ChannelError as error:
+        raise ChannelError(f"{whom}: {error}") from error
+
+
+def _reached(own: Party, peer: int) -> Channel:
+    if own.side is Side.SENDER:
+        return own.meeting.listener.accept(own.timeout)
+    member = own.world.member(Side.SENDER, peer)
+    return connect(Path(own.meeting.addresses[member].socket), own.timeout)
 
 
 def _link(own: Party, other: Place, offer: Offer, descriptors: Sequence[int]) -> Link:

@@ -58,6 +58,16 @@ def transpose_parameter(model: nn.Module) -> None:
     assert weight.data_ptr() == address
 
 
+def cut_parameter(model: nn.Module) -> None:
+    weight = model.get_parameter(WEIGHT)
+    weight.data = weight.data[:2]
+
+
+def reinterpret_parameter(model: nn.Module) -> None:
+    weight = model.get_parameter(WEIGHT)
+    weight.data = torch.as_strided(weight.data.view(torch.bfloat16), (4, 4), (4, 1))
+
+
 def replace_module(model: nn.Module) -> None:
     layers = model.get_submodule("layers")
     layers.add_module("gate", deepcopy(layers.get_submodule("gate")))
@@ -83,6 +93,8 @@ CHANGES: list[tuple[Callable[[nn.Module], None], set[str]]] = [
     (replace_parameter, {WEIGHT}),
     (point_parameter_elsewhere, {WEIGHT}),
     (transpose_parameter, {WEIGHT}),
+    (cut_parameter, {WEIGHT}),
+    (reinterpret_parameter, {WEIGHT}),
     (replace_module, {WEIGHT, BIAS}),
     (replace_outer_module, {WEIGHT, BIAS, ABSORBED}),
     (replace_buffer, {BIAS}),
