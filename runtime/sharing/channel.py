@@ -12,7 +12,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +42,7 @@ _MAX_PATH = 107
 """Bytes of a socket's path: `sun_path` has 108, with a zero at the end (unix(7))."""
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class ChannelError(RuntimeError):
@@ -106,12 +107,7 @@ class Channel:
         deadline, task = _Deadline(timeout), self.reading()
         awake = time.monotonic() + spin
         try:
-            while True:
-                try:
-                    next(task)
-                except StopIteration as done:
-                    return done.value
-                self._pause(deadline, awake)
+            return _finished(task, lambda: self._pause(deadline, awake))
         except BaseException as error:
             raise self.failure("receiving", error) from None
 
@@ -128,12 +124,7 @@ class Channel:
 
     def writing(self, data: bytes) -> Generator[None, None, None]:
         """Send bytes without waiting: yield where there is no room yet; see `reading`."""
-        rest = memoryview(_HEADER.pack(len(data), 0) + data)
-        while rest:
-            try:
-                rest = rest[self._socket.send(rest) :]
-            except BlockingIOError:
-                yield
+        return self._write(_HEADER.pack(len(data), 0) + data)
 
     def fileno(self) -> int:
         """Return the socket's file descriptor, to be waited for."""
@@ -186,12 +177,16 @@ class Channel:
         self._socket.close()
 
     def _send(self, data: bytes, deadline: "_Deadline") -> None:
+        _finished(self._write(data), lambda: self._wait(select.POLLOUT, deadline))
+
+    def _write(self, data: bytes) -> Generator[None, None, None]:
+        """Write bytes, and yield where there is no room."""
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
             except BlockingIOError:
-                self._wait(select.POLLOUT, deadline)
+                yield
 
     def _send_batch(self, descriptors: Sequence[int], deadline: "_Deadline") -> None:
         while True:
@@ -212,12 +207,7 @@ class Channel:
     def _receive(self, length: int, deadline: "_Deadline", *, begun: bool = True) -> bytearray:
         """Read so many bytes; `begun` tells whether the message had begun before."""
         task = self._read(length, begun=begun)
-        while True:
-            try:
-                next(task)
-            except StopIteration as done:
-                return done.value
-            self._wait(select.POLLIN, deadline)
+        return _finished(task, lambda: self._wait(select.POLLIN, deadline))
 
     def _read(self, length: int, *, begun: bool = True) -> Generator[None, None, bytearray]:
         """Read so many bytes, and yield where there is nothing."""
@@ -373,6 +363,16 @@ class _Deadline:
         if left <= 0:
             raise TimeoutError
         return left
+
+
+def _finished(task: Generator[None, None, T], pause: Callable[[], None]) -> T:
+    """Run a task to its end, with a pause wherever it cannot go on; return what it returns."""
+    while True:
+        try:
+            next(task)
+        except StopIteration as done:
+            return done.value
+        pause()
 
 
 def _checked(connection: socket.socket, timeout: float) -> Channel:

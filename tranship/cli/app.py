@@ -348,7 +348,8 @@ def trace_verb(
     """Declare what an engine holds, by running its own loading code without weights."""
 
     def verb() -> Answer:
-        from tranship.cli.trace import Engine, parse_options, run
+        from tranship.cli.manifest import parse_options
+        from tranship.cli.trace import Engine, run
 
         asked = Engine(
             framework,

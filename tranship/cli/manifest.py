@@ -27,7 +27,7 @@ def run(
         DiagnosticError: the model cannot be held like this, or a file is broken or in the way.
         typer.BadParameter: an option is not NAME=VALUE, or the side is none.
     """
-    given = dict(_option(text) for text in options)
+    given = parse_options(options)
     if side not in (None, *Side):
         raise typer.BadParameter(f"--side {side!r} is neither sender nor receiver")
     refuse_inputs(output, [config])
@@ -47,6 +47,15 @@ def run(
         [*flow(f"{output}  ", parts, answer_width())],
         {"output": output, "digest": digest(data), "ranks": manifest.world_size},
     )
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """Read NAME=VALUE.
+
+    Raises:
+        typer.BadParameter: one is not.
+    """
+    return dict(map(_option, texts))
 
 
 def _option(text: str) -> tuple[str, str]:

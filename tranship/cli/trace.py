@@ -103,21 +103,6 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
         raise DiagnosticError([Diagnostic("TS858", message, help=advice)])
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, str]:
-    """Read NAME=VALUE.
-
-    Raises:
-        typer.BadParameter: one is not.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"--option {text!r} is not NAME=VALUE")
-        found[name.strip()] = value.strip()
-    return found
-
-
 def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
     """Run the ranks, and return what each declares."""
     from tranship.runtime.frameworks.sglang.trace import TraceRequest
