@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,14 +16,14 @@ from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
 
-from tests.runtime.local_jobs import WORLD, at_once, bf16
+from tests.runtime.local_jobs import WORLD, bf16
 from tests.runtime.stand_ins import CPU, Registry, one_at_a_time, stand_in_for_streams
+from tests.runtime.thread_ranks import Sessions, bind_all, step_all, wrong_in
 from tranship.runtime import session
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.rounds import Kernels
-from tranship.runtime.live import live_tensors
 from tranship.runtime.replay import Endpoint
-from tranship.runtime.session import Receiver, Sender, State
+from tranship.runtime.session import Receiver, State
 from tranship.runtime.sharing import cuda_calls
 from tranship.runtime.sharing.cuda_calls import CudaError
 from tranship.runtime.streamed import StreamReplayer
@@ -32,7 +31,6 @@ from tranship.runtime.transports import links
 from tranship.runtime.transports.cuda_push import CudaPushTransport
 from tranship.runtime.transports.meeting import meet
 from tranship.runtime.transports.protocol import Parcel, TransportError
-from tranship.schema.manifest import Side
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real GPUs")
 
@@ -99,43 +97,23 @@ def streamed(end: Endpoint) -> StreamReplayer:
     return StreamReplayer(end, end.transport)
 
 
-Bound = list[Any]
-
-
-def bound() -> tuple[Bound, list[Any]]:
+def bound() -> tuple[Sessions, list[Any]]:
     """Bind all ranks at once: sessions, or what was raised; and their models."""
-    transfer, store = bf16(), HashStore()
-    models = [*transfer.models(Side.SENDER), *transfer.models(Side.RECEIVER)]
+    store = HashStore()
 
-    def bind(member: int) -> Sender | Receiver | DistributedError:
-        side, rank = WORLD.seat(member)
+    def connect(member: int) -> CudaPushTransport:
         meeting = meet(store, WORLD, member, f"gpu {member}", PATIENCE)
-        end = CudaPushTransport(WORLD, side, rank, CPU, PATIENCE, meeting)
-        live, plan = live_tensors(models[member]), transfer.plan
-        try:
-            if side is Side.SENDER:
-                return Sender.bind(plan, transfer.sender, live, end, rank)
-            return Receiver.bind(plan, transfer.receiver, live, end, rank, transfer.recipes)
-        except DistributedError as error:
-            return error
+        return CudaPushTransport(WORLD, *WORLD.seat(member), CPU, PATIENCE, meeting)
 
-    with ThreadPoolExecutor(WORLD.size) as pool:
-        return list(pool.map(bind, range(WORLD.size))), models
+    return bind_all(bf16(), connect)
 
 
-def step(sessions: Bound, models: list[Any], version: int) -> list[Any]:
-    for rank in range(WORLD.senders):
-        bf16().train(models[rank], rank, version)
-    calls = [
-        partial(own.publish if isinstance(own, Sender) else own.receive, version)
-        for own in sessions
-    ]
-    return list(at_once(calls))
+def step(sessions: Sessions, models: list[Any], version: int) -> list[Any]:
+    return step_all(bf16(), sessions, models, version)
 
 
 def wrong(models: list[Any], version: int) -> list[str]:
-    engines = enumerate(models[WORLD.senders :])
-    return [name for rank, model in engines for name in bf16().wrong(model, rank, version)]
+    return wrong_in(bf16(), models, version)
 
 
 def test_messages_that_are_written_into_receivers_arrive_whole(

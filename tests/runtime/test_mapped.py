@@ -5,7 +5,6 @@ run in the interpreter, one at a time.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import pytest
@@ -14,22 +13,21 @@ from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
 
-from tests.runtime.local_jobs import WORLD, at_once, bf16
+from tests.runtime.local_jobs import WORLD, bf16
 from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.packed_cases import SCALES, Case
 from tests.runtime.packed_cases import bound as bound_case
 from tests.runtime.stand_ins import Event, Registry, one_at_a_time, stand_in_for_streams
+from tests.runtime.thread_ranks import Sessions, bind_all, publish_all, step_all, wrong_in
 from tests.runtime.transfers import UP, Transfer, fp8_transfer
 from tranship.runtime import lending
 from tranship.runtime.direct import GROUPS
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.mapped import DirectKernels, SampleKernels
-from tranship.runtime.live import live_tensors
-from tranship.runtime.session import Receiver, Sender, State
+from tranship.runtime.session import Receiver, State
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
 from tranship.runtime.transports.meeting import meet
 from tranship.runtime.transports.protocol import World
-from tranship.schema.manifest import Side
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real GPUs")
 
@@ -51,52 +49,23 @@ def _serve(transport: CudaIpcTransport, device: torch.device) -> None:
     del transport, device
 
 
-Sessions = list[Sender | Receiver]
-
-
-def bind(transfer: Transfer, store: HashStore, models: list[Any], member: int) -> Sender | Receiver:
-    side, rank = WORLD.seat(member)
-    meeting = meet(store, WORLD, member, f"gpu {member}", 10.0)
-    end = CudaIpcTransport(WORLD, side, rank, 10.0, meeting)
-    live = live_tensors(models[member])
-    if side is Side.SENDER:
-        return Sender.bind(transfer.plan, transfer.sender, live, end, rank)
-    return Receiver.bind(transfer.plan, transfer.receiver, live, end, rank, transfer.recipes)
-
-
-def bound(transfer: Transfer | None = None) -> tuple[list[Any], list[Any]]:
+def bound(transfer: Transfer | None = None) -> tuple[Sessions, list[Any]]:
     """Bind all ranks at once: sessions, or what was raised; and their models."""
-    chosen = transfer or bf16()
-    models = [*chosen.models(Side.SENDER), *chosen.models(Side.RECEIVER)]
     store = HashStore()
 
-    def attempt(member: int) -> Sender | Receiver | DistributedError:
-        try:
-            return bind(chosen, store, models, member)
-        except DistributedError as error:
-            return error
+    def connect(member: int) -> CudaIpcTransport:
+        meeting = meet(store, WORLD, member, f"gpu {member}", 10.0)
+        return CudaIpcTransport(WORLD, *WORLD.seat(member), 10.0, meeting)
 
-    with ThreadPoolExecutor(WORLD.size) as pool:
-        return list(pool.map(attempt, range(WORLD.size))), models
+    return bind_all(transfer or bf16(), connect)
 
 
 def step(sessions: Sessions, models: list[Any], version: int) -> list[Any]:
-    for rank in range(WORLD.senders):
-        bf16().train(models[rank], rank, version)
-    return publish(sessions, version)
-
-
-def publish(sessions: Sessions, version: int) -> list[Any]:
-    calls = [
-        partial(own.publish if isinstance(own, Sender) else own.receive, version)
-        for own in sessions
-    ]
-    return list(at_once(calls))
+    return step_all(bf16(), sessions, models, version)
 
 
 def wrong(models: list[Any], version: int) -> list[str]:
-    engines = enumerate(models[WORLD.senders :])
-    return [name for rank, model in engines for name in bf16().wrong(model, rank, version)]
+    return wrong_in(bf16(), models, version)
 
 
 def test_receivers_that_map_memory_have_every_version_whole(registry: Registry) -> None:
@@ -126,14 +95,14 @@ def test_the_digest_of_a_step_is_of_the_weights_whatever_is_sampled(
     sessions, models = bound(transfer)
     for rank in range(WORLD.senders):
         transfer.train(models[rank], rank, 1)
-    same = {publish(sessions, version)[0].digest for version in (1, 2, 3, GROUPS + 1)}
+    same = {publish_all(sessions, version)[0].digest for version in (1, 2, 3, GROUPS + 1)}
     assert len(same) == 1
     digests = same
     for layer in range(3):
         with torch.no_grad():
             models[0].get_parameter(UP.format(layer=layer))[0, 0] = 30.0 + layer
         # The same group of jobs is sampled each time.
-        digests |= {publish(sessions, 1 + (layer + 2) * GROUPS)[0].digest}
+        digests |= {publish_all(sessions, 1 + (layer + 2) * GROUPS)[0].digest}
     assert len(digests) == 4
 
 

@@ -6,7 +6,6 @@ Streams do everything at once, NCCL is a mailbox, and a GPU is what a rank says 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 from queue import SimpleQueue
 from threading import local
 from typing import Any
@@ -18,7 +17,7 @@ from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
 
-from tests.runtime.local_jobs import WORLD, at_once
+from tests.runtime.local_jobs import WORLD
 from tests.runtime.packed_cases import Case
 from tests.runtime.packed_cases import bound as bound_case
 from tests.runtime.stand_ins import (
@@ -28,20 +27,19 @@ from tests.runtime.stand_ins import (
     one_at_a_time,
     stand_in_for_streams,
 )
+from tests.runtime.thread_ranks import Sessions, bind_all, step_all, wrong_in
 from tests.runtime.transfers import Transfer, bf16_transfer, fp8_transfer
 from tranship.runtime import lending, session
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.packed import PackedKernels
 from tranship.runtime.kernels.rounds import Kernels
 from tranship.runtime.lent import LentSender
-from tranship.runtime.live import live_tensors
 from tranship.runtime.replay import Endpoint, Replayer
-from tranship.runtime.session import Receiver, Sender, State
+from tranship.runtime.session import Receiver, State
 from tranship.runtime.streamed import StreamReplayer
 from tranship.runtime.transports import nccl
 from tranship.runtime.transports.nccl import LentTransport, NcclTransport, connect_nccl
 from tranship.runtime.transports.protocol import TransportError, World
-from tranship.schema.manifest import Side
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there are real GPUs")
 
@@ -140,43 +138,15 @@ def _replayer(end: Endpoint) -> Replayer:
     return StreamReplayer(end, end.transport, end.transport.neighbor)
 
 
-Bound = list[Any]
-
-
-def bound(transfer: Transfer, gpus: Sequence[str]) -> tuple[Bound, list[Any]]:
+def bound(transfer: Transfer, gpus: Sequence[str]) -> tuple[Sessions, list[Any]]:
     """Bind all ranks at once: sessions, or what was raised; and their models."""
     store = HashStore()
-    models = [*transfer.models(Side.SENDER), *transfer.models(Side.RECEIVER)]
 
-    def bind(member: int) -> Sender | Receiver | Exception:
+    def connect(member: int) -> NcclTransport | LentTransport:
         _HERE.gpu = gpus[member]
-        side, rank = WORLD.seat(member)
-        live, plan = live_tensors(models[member]), transfer.plan
-        try:
-            end = connect_nccl(store, WORLD, side, rank, CPU, PATIENCE)
-            if side is Side.SENDER:
-                return Sender.bind(plan, transfer.sender, live, end, rank)
-            return Receiver.bind(plan, transfer.receiver, live, end, rank, transfer.recipes)
-        except (DistributedError, TransportError) as error:
-            return error
+        return connect_nccl(store, WORLD, *WORLD.seat(member), CPU, PATIENCE)
 
-    with ThreadPoolExecutor(WORLD.size) as pool:
-        return list(pool.map(bind, range(WORLD.size))), models
-
-
-def step(transfer: Transfer, sessions: Bound, models: list[Any], version: int) -> list[Any]:
-    for rank in range(WORLD.senders):
-        transfer.train(models[rank], rank, version)
-    calls = [
-        partial(own.publish if isinstance(own, Sender) else own.receive, version)
-        for own in sessions
-    ]
-    return list(at_once(calls))
-
-
-def wrong(transfer: Transfer, models: list[Any], version: int) -> list[str]:
-    engines = enumerate(models[WORLD.senders :])
-    return [name for rank, model in engines for name in transfer.wrong(model, rank, version)]
+    return bind_all(transfer, connect)
 
 
 def failures(results: list[Any]) -> list[Any]:
@@ -193,10 +163,10 @@ def test_receivers_send_for_the_senders_on_their_gpus(
     assert mail.sizes == {len(set(gpus))}
     assert registry.open == WORLD.size - len(set(gpus))
     for version in (1, 2):
-        results = step(transfer, sessions, models, version)
+        results = step_all(transfer, sessions, models, version)
         assert failures(results) == []
         assert len({result.digest for result in results}) == 1
-        assert wrong(transfer, models, version) == []
+        assert wrong_in(transfer, models, version) == []
     for own in sessions:
         own.close()
     assert registry.open == 0
@@ -207,12 +177,12 @@ def test_blocks_that_are_cut_by_senders_are_quantized_across_gpus(
 ) -> None:
     transfer = fp8_transfer()
     sessions, models = bound(transfer, PAIRED)
-    results = step(transfer, sessions, models, 1)
+    results = step_all(transfer, sessions, models, 1)
     assert failures(results) == []
     kept = transfer.expected(0, 1)
     # The interpreter rounds FP8 in another way: what is not FP8 must be equal.
     plain = {name for name, value in kept.items() if value.dtype is not torch.float8_e4m3fn}
-    assert not plain & set(wrong(transfer, models, 1))
+    assert not plain & set(wrong_in(transfer, models, 1))
 
 
 def beside_the_first_sender(world: World) -> list[NcclTransport | LentTransport]:
@@ -246,18 +216,18 @@ def test_a_byte_that_changes_on_its_way_is_found(registry: Registry, mail: Mail)
         mail.spoil = lambda memory: None
 
     mail.spoil = spoil
-    results = step(transfer, sessions, models, 1)
+    results = step_all(transfer, sessions, models, 1)
     assert {finding.code for finding in results[0].diagnostics} == {"TS839"}
     assert [own.state for own in sessions if isinstance(own, Receiver)] == [State.TORN] * 2
-    assert failures(step(transfer, sessions, models, 2)) == []
-    assert wrong(transfer, models, 2) == []
+    assert failures(step_all(transfer, sessions, models, 2)) == []
+    assert wrong_in(transfer, models, 2) == []
 
 
 def test_memory_that_was_lent_and_is_gone_tears_the_step(registry: Registry, mail: Mail) -> None:
     transfer = bf16_transfer()
     sessions, models = bound(transfer, PAIRED)
     registry.stale = True
-    assert all("TS819" in str(result) for result in step(transfer, sessions, models, 1))
+    assert all("TS819" in str(result) for result in step_all(transfer, sessions, models, 1))
 
 
 def test_a_sender_that_cannot_lend_is_heard_of_by_all(registry: Registry, mail: Mail) -> None:
