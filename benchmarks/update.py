@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,14 @@ from tranship.schema.manifest import Side
 PORT = 29541
 SETTLE = 0.01
 """Seconds that the sender leaves the receiver to begin to wait."""
+
+
+def settle(*, asleep: bool) -> None:
+    """Wait, awake as a trainer that looks whether its GPU is done, or asleep."""
+    until = time.monotonic() + SETTLE
+    while not asleep and time.monotonic() < until:
+        pass
+    time.sleep(max(0.0, until - time.monotonic()))
 
 
 WORLD = World(1, 1)
@@ -66,7 +75,7 @@ def ceiling(way: str, given: Case, number: int, device: torch.device) -> tuple[f
     return sent + held_bytes(given.receiver, 0), device_copy_rate(device)
 
 
-def sender(way: str, name: str, options: dict[str, Any], repeat: int) -> None:
+def sender(way: str, name: str, options: dict[str, Any], repeat: int, *, asleep: bool) -> None:
     """Publish, and time it."""
     given, device = case(name, **options), torch.device("cuda", 0)
     line = store(PORT, serves=True)
@@ -84,7 +93,7 @@ def sender(way: str, name: str, options: dict[str, Any], repeat: int) -> None:
     stages: dict[str, float] = {}
     for version in range(repeat + 1):
         line.get(f"ready/{version}")
-        time.sleep(SETTLE)
+        settle(asleep=asleep)
         start = time.monotonic()
         stats = session.publish(version)
         stages = {key: value * 1e3 for key, value in stats.seconds.items()}
@@ -147,10 +156,13 @@ def receiver(way: str, name: str, options: dict[str, Any], repeat: int) -> None:
     line.set("gone", "")
 
 
-def rank(number: int, *given: Any) -> None:
+def rank(number: int, *given: Any, asleep: bool = False) -> None:
     """Be one of the two processes."""
     torch.cuda.set_device(0)
-    (sender, receiver)[number](*given)
+    if number == 0:
+        sender(*given, asleep=asleep)
+    else:
+        receiver(*given)
 
 
 def main() -> None:
@@ -162,10 +174,12 @@ def main() -> None:
     parser.add_argument("--precision", default="fp8")
     parser.add_argument("--staging", type=int, default=1 << 30)
     parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--asleep", action="store_true", help="the sender sleeps before a step")
     given = parser.parse_args()
     options = {"layers": given.layers, "precision": given.precision}
     options["staging_bytes"] = given.staging
-    run_ranks(rank, 2, given.way, given.case, options, given.repeat)
+    rank_as = partial(rank, asleep=given.asleep)
+    run_ranks(rank_as, 2, given.way, given.case, options, given.repeat)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ class LentSender:
         # The others have connected since.
         conclude_binding(end, ())
 
-    def prepare(self) -> tuple[Diagnostic, ...]:
+    def prepare(self, version: int) -> tuple[Diagnostic, ...]:
         """Record that the weights are as they are to be published."""
+        del version
         return self._lender.prepare()
 
-    def begin(self, version: int) -> None:
+    def begin(self) -> None:
         """Do nothing."""
 
     def run(self, version: int) -> Replay:

@@ -104,8 +104,8 @@ class Watch:
     strides: list[tuple[int, ...]]
     dtypes: list[torch.dtype]
 
-    def unchanged(self) -> bool:
-        """Whether the same objects are there, in the same memory: well below a microsecond each.
+    def in_place(self) -> bool:
+        """Whether the same objects are there, at the same addresses.
 
         False does not mean that anything has changed; `LiveTensor.read` tells.
         """
@@ -114,6 +114,15 @@ class Watch:
             all(map(is_, found, self.held))
             and all(map(is_, map(_part, self.distributed), self.parts))
             and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
+        )
+
+    def unchanged(self) -> bool:
+        """Whether they are also of the same shapes, strides and dtypes: below a microsecond each.
+
+        False does not mean that anything has changed; `LiveTensor.read` tells.
+        """
+        return (
+            self.in_place()
             and list(map(_shape, self.tensors)) == self.shapes
             and list(map(Tensor.stride, self.tensors)) == self.strides
             and list(map(_dtype, self.tensors)) == self.dtypes

@@ -57,16 +57,21 @@ class MappedSender:
             return failed("binding samples", error)
         return []
 
-    def prepare(self) -> tuple[Diagnostic, ...]:
-        """Record that the weights are as they are to be published."""
-        return (*over(self._end, self._over), *self._lender.prepare())
-
-    def begin(self, version: int) -> None:
-        """Pack a sample.
+    def prepare(self, version: int) -> tuple[Diagnostic, ...]:
+        """Record that the weights are as they are to be published, and begin to pack a sample.
 
         So it is done before receivers begin: a GPU runs the kernels of one process at a time, and
         going from one to the other takes time.
         """
+        found = (*over(self._end, self._over), *self._lender.prepare())
+        if not found:
+            self._sample(version)
+        return found
+
+    def begin(self) -> None:
+        """Do nothing."""
+
+    def _sample(self, version: int) -> None:
         self._done = Replay()
         with on_device(self._device):
             if self._samples is not None:
@@ -142,14 +147,15 @@ class MappedReceiver:
             end = self._end
             self._kernels = bind_direct(jobs, end.buffers, sources, self._device, end.packed)
 
-    def prepare(self) -> tuple[Diagnostic, ...]:
+    def prepare(self, version: int) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound, and make ready for the step."""
+        del version
         if self._kernels is not None:
             with on_device(self._device):
                 self._kernels.totals.clear()
         return (*over(self._end, self._over), *find_moved(self._end.bound))
 
-    def begin(self, version: int) -> None:
+    def begin(self) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -79,16 +79,16 @@ class Slots:
 class Replayer(Protocol):
     """How one rank does its part of a step; bound once, before the first.
 
-    `prepare` comes before the ranks agree, `begin` while they do: neither must write anything of
-    the model. `begin` and `run` do not raise: whatever goes wrong is in the result of `run`.
+    What comes before the ranks have agreed must be of no harm if they do not: nothing of the model
+    is written. `begin` and `run` do not raise: whatever goes wrong is in the result of `run`.
     """
 
-    def prepare(self) -> tuple[Diagnostic, ...]:
-        """Do what can be done before the ranks have agreed, and say what keeps this one from it."""
+    def prepare(self, version: int) -> tuple[Diagnostic, ...]:
+        """Say what keeps this rank from a step; the others wait for that."""
         ...
 
-    def begin(self, version: int) -> None:
-        """Do what must not keep the others waiting, and is of no harm if they do not agree."""
+    def begin(self) -> None:
+        """Do what can be done while the ranks agree."""
         ...
 
     def run(self, version: int) -> "Replay":
@@ -151,11 +151,12 @@ class RoundReplayer:
         nothing = [list[Parcel]() for _ in parcels]
         transport.connect(parcels if sends else nothing, nothing if sends else parcels)
 
-    def prepare(self) -> tuple[Diagnostic, ...]:
+    def prepare(self, version: int) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound."""
+        del version
         return find_moved(self._end.bound)
 
-    def begin(self, version: int) -> None:
+    def begin(self) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -16,7 +16,6 @@ names, and binding refuses a plan that is not of this rank's manifest.
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from functools import partial
 
 from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
@@ -38,13 +37,13 @@ Live = Mapping[str, LiveTensor]
 
 
 def _agree(end: Endpoint, own: Replayer, version: int, committed: int | None) -> None:
-    agree(end, version, committed, _prepared(end, own), partial(own.begin, version))
+    agree(end, version, committed, _prepared(end, own, version), own.begin)
 
 
-def _prepared(end: Endpoint, own: Replayer) -> tuple[Diagnostic, ...]:
+def _prepared(end: Endpoint, own: Replayer, version: int) -> tuple[Diagnostic, ...]:
     """Prepare a step; whatever goes wrong is told to all ranks, which wait to be told."""
     try:
-        return own.prepare()
+        return own.prepare(version)
     except Exception as error:
         where = location(end.program.side, end.program.rank)
         return tuple(reported_at(where, failed("preparing", error)))

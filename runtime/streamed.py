@@ -2,11 +2,11 @@
 
 import torch
 
-from tranship.runtime.bind import find_moved
+from tranship.runtime.bind import find_moved, find_replaced
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.halves import Half
 from tranship.runtime.lending import Loan, borrow
-from tranship.runtime.messages import Finding
+from tranship.runtime.messages import Finding, told
 from tranship.runtime.program import program
 from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
 from tranship.runtime.step import conclude_binding
@@ -34,8 +34,9 @@ class StreamReplayer:
         self._exchanged = [torch.cuda.Event() for _ in end.program.rounds]
         self._loan: Loan | None = None
         self._halves: list[Half] = []
-        self._over = ""
-        done = Replay()
+        self._sends = end.program.side is Side.SENDER
+        self._over, self._ready, self._ahead = "", False, 0
+        self._done = done = Replay()
         try:
             with on_device(self._device):
                 done.attempt("binding", self._bind)
@@ -77,12 +78,25 @@ class StreamReplayer:
         self._over = GIVEN_UP
         self._transport.abandon()
 
-    def prepare(self) -> tuple[Diagnostic, ...]:
-        """Look at whether memory is still what was bound, and whether a step can be run."""
-        return (*over(self._end, self._over), *find_moved(self._end.bound))
+    def prepare(self, version: int) -> tuple[Diagnostic, ...]:
+        """Look at whether memory is still what was bound, and whether a step can be run.
 
-    def begin(self, version: int) -> None:
-        """Do nothing."""
+        Receivers are here before the senders, which everybody waits for: they look at the rest of
+        what tells their memory while it is packed.
+        """
+        del version
+        find = find_replaced if self._sends else find_moved
+        found = (*over(self._end, self._over), *find(self._end.bound))
+        self._ready = not found
+        return found
+
+    def begin(self) -> None:
+        """Begin to pack the rounds that none must come before."""
+        self._done = Replay()
+        self._ahead = 0
+        if self._ready:
+            with on_device(self._device), self._done.timed("ahead"):
+                self._done.attempt("begin", self._begin, self._done)
 
     def close(self) -> None:
         """Disconnect, and unmap the neighbor's memory."""
@@ -96,9 +110,12 @@ class StreamReplayer:
     def run(self, version: int) -> Replay:
         """Run all rounds of a step on this rank."""
         del version
-        done = Replay()
+        done = self._done
         with on_device(self._device), done.timed("enqueue"):
             self._enqueue(done)
+        if self._sends:
+            with done.timed("check"):
+                done.findings += map(told, find_moved(self._end.bound))
         self._wait(done)
         if not done.findings:
             for half in self._halves:
@@ -109,12 +126,24 @@ class StreamReplayer:
                     done.packed, done.packed_for = half.deliveries(), half.program.rank
         return done
 
-    def _enqueue(self, done: Replay) -> None:
-        """Enqueue the whole step, with an event at its end."""
+    def _begin(self, done: Replay) -> None:
         self._begun.record(torch.cuda.current_stream(self._device))
         self._exchange.wait_event(self._begun)
+        if self._sends:
+            (own,) = self._halves
+            own.begin(done, self._begun)
+            while self._ahead < len(self._exchanged) and not self._earlier(self._ahead):
+                own.compute(self._ahead, done, ())
+                self._ahead += 1
+
+    def _earlier(self, number: int) -> tuple[int, ...]:
+        return self._end.program.rounds[number].after
+
+    def _enqueue(self, done: Replay) -> None:
+        """Enqueue the rest of the step, with an event at its end."""
         for half in self._halves:
-            half.begin(done, self._begun)
+            if not self._sends:
+                half.begin(done, self._begun)
             if half.sends and self._loan is not None:
                 done.attempt("begin", self._loan.hold, half.stream)
         for number in range(len(self._exchanged)):
@@ -139,9 +168,10 @@ class StreamReplayer:
     def _round(self, number: int, done: Replay) -> None:
         sending = [half for half in self._halves if half.sends]
         receiving = [half for half in self._halves if not half.sends]
-        earlier = self._end.program.rounds[number].after
+        earlier = self._earlier(number)
         for half in sending:
-            half.compute(number, done, [self._exchanged[n] for n in earlier])
+            if number >= self._ahead:
+                half.compute(number, done, [self._exchanged[n] for n in earlier])
             self._exchange.wait_event(half.computed[number])
         for half in receiving:
             for n in earlier:
