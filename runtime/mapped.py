@@ -8,6 +8,7 @@ mapped is still the sender's is looked at in every step.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -25,7 +26,7 @@ from tranship.runtime.lending import Lender, Loan, borrow
 from tranship.runtime.messages import ALL_ROUNDS, Delivery, Finding, failed
 from tranship.runtime.program import program
 from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
-from tranship.runtime.step import conclude_binding
+from tranship.runtime.step import conclude_binding, rehearse
 from tranship.runtime.streams import CLOSED, finish, on_device, over
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
 from tranship.schema.diagnostics import Diagnostic
@@ -175,12 +176,23 @@ class MappedReceiver:
             done.attempt("enqueue", self._enqueue, group)
             derive(self._end, done)
             self._finished.record(torch.cuda.current_stream(self._device))
-        finish(done, self._finished, self._end.transport.timeout)
+        timeout = self._end.transport.timeout
+        finish(done, self._finished, timeout, partial(self._rehearse, group))
         if not done.findings:
-            if self._kernels is not None:
-                done.findings += misrepeated(self._kernels.packed.differing())
-            done.deliveries = tuple(self._deliveries(group))
+            self._look(done, group)
         return done
+
+    def _rehearse(self, group: int) -> None:
+        """Go through what comes when the GPU is done; what is seen yet means nothing."""
+        done = Replay()
+        self._look(done, group)
+        rehearse(self._end, done)
+
+    def _look(self, done: Replay, group: int) -> None:
+        """Read what the GPU has found."""
+        if self._kernels is not None:
+            done.findings += misrepeated(self._kernels.packed.differing())
+        done.deliveries = tuple(self._deliveries(group))
 
     def _enqueue(self, group: int) -> None:
         here = torch.cuda.current_stream(self._device)

@@ -1,7 +1,7 @@
 """What steps on a GPU share: the current device, and waiting for events."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,18 +31,29 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def finish(done: Replay, event: torch.cuda.Event, timeout: float) -> bool:
-    """Wait for `event`, and return whether it came; that it did not is a finding."""
+def _idle() -> None:
+    """Do nothing."""
+
+
+def finish(
+    done: Replay, event: torch.cuda.Event, timeout: float, meanwhile: Callable[[], None] = _idle
+) -> bool:
+    """Wait for `event`, and return whether it came; that it did not is a finding.
+
+    `meanwhile` is called time and again.
+    """
     try:
         with done.timed("wait"):
-            wait_for(event, timeout)
+            wait_for(event, timeout, meanwhile)
     except (RuntimeError, TimeoutError) as error:
         done.findings.append(Finding(code="TS838", message=f"wait failed: {error}"))
         return False
     return True
 
 
-def wait_for(event: torch.cuda.Event, timeout: float) -> None:
+def wait_for(
+    event: torch.cuda.Event, timeout: float, meanwhile: Callable[[], None] = _idle
+) -> None:
     """Wait until the GPU has come to `event`.
 
     For `SPIN` seconds it looks at the event all the time: a pause between two looks is as long as
@@ -54,6 +65,7 @@ def wait_for(event: torch.cuda.Event, timeout: float) -> None:
     start = time.monotonic()
     while not event.query():
         passed = time.monotonic() - start
+        meanwhile()
         if passed > SPIN:
             time.sleep(_PAUSE)
         if passed > timeout:

@@ -180,9 +180,18 @@ def _counted(way: str, layers: int, member: int, store: Store) -> Report:
 
 
 def _called(frame: FrameType, event: str) -> Iterator[str]:
-    if event == "call":
+    if event == "call" and not _is_rehearsed(frame):
         code = frame.f_code
         yield f"{Path(code.co_filename).name}:{code.co_name}"
+
+
+def _is_rehearsed(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to what a rank does as often as it has time to."""
+    while frame is not None:
+        if frame.f_code.co_name == "_rehearse":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _allocations() -> int:
