@@ -106,7 +106,7 @@ def conclude(end: Endpoint, done: Replay, version: int) -> StepStats:
 
 
 def rehearse(end: Endpoint, done: Replay) -> None:
-    """Do what `conclude` does but for talking, as if a pair of ranks had said the same, and forget it.
+    """Do what `conclude` does but for talking, as if two ranks had said the same, and forget it.
 
     On a host that does so while its GPU works, the end of a step takes half as long: what has not
     run for milliseconds is no longer in the processor's caches.
