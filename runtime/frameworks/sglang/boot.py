@@ -3,16 +3,18 @@
 SGLang's state is global: a process can be one rank, once.
 """
 
+import copy
 import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tranship.runtime.frameworks.sglang import stand_ins
 from tranship.schema.manifest import Axis
@@ -42,6 +44,9 @@ ENVIRONMENT = {
     "SGLANG_USE_MESSAGE_QUEUE_BROADCASTER": "0",
 }
 """What SGLang reads from the environment to do without GPUs and without other processes."""
+
+CAPABILITY = (9, 0)
+"""What a GPU that is not there answers to models that ask while arguments are resolved."""
 
 NEEDED = (
     "sglang.srt.server_args",
@@ -86,8 +91,21 @@ def prepare(architecture: str) -> None:
     os.environ.update(ENVIRONMENT)
     os.environ["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(sorted(_other_modules(architecture)))
     stand_ins.install(STAND_INS)
+    if not torch.cuda.is_available():
+        _stand_in_for_a_gpu()
     for name in NEEDED:
         importlib.import_module(name)
+
+
+def _stand_in_for_a_gpu() -> None:
+    # Modules look up operators when they are imported, which nothing calls.
+    torch.ops.sgl_kernel = stand_ins.Inert("torch.ops.sgl_kernel")
+
+    def capability(device: object = None) -> tuple[int, int]:
+        del device
+        return CAPABILITY
+
+    torch.cuda.get_device_capability = capability
 
 
 def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
@@ -107,7 +125,23 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
     context.publish(args, role="scheduler", ranks=ranks)
     _join_groups(place)
     _import("sglang.srt.layers.dp_attention").initialize_dp_attention(args)
-    return _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
+    config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
+    return _with_names_of_a_cpu(config, place)
+
+
+def _with_names_of_a_cpu(config: Any, place: Place) -> Any:
+    """Add the fields that models read on a CPU only (model_executor/model_runner.py does).
+
+    A CPU engine may pad heads and inner sizes, which no other does: nothing else is taken over.
+    """
+    load_config = _import("sglang.srt.configs.load_config").LoadConfig(load_format="dummy")
+    adjust = _import("sglang.srt.configs.update_config").adjust_config_with_unaligned_cpu_tp
+    on_cpu = adjust(copy.deepcopy(config), load_config, place.tp)
+    for name in ("hf_config", "hf_text_config"):
+        own: dict[str, Any] = vars(getattr(config, name))
+        other: dict[str, Any] = vars(getattr(on_cpu, name))
+        own.update({key: value for key, value in other.items() if key not in own})
+    return config
 
 
 def architecture_of(folder: Path) -> str:
@@ -155,6 +189,26 @@ def _join_groups(place: Place) -> None:
     state.initialize_model_parallel(backend="fake")
 
 
+class _Elsewhere(TorchFunctionMode):
+    """Makes tensors that are asked for on a GPU on another device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        if torch.device(kwargs.get("device") or self.device).type == "cuda":
+            kwargs = kwargs | {"device": self.device}
+        return func(*args, **kwargs)
+
+
 def build_model(model_config: Any, device: str) -> torch.nn.Module:
     """Build the model as SGLang's loader does before it loads weights, on "meta" or "cpu"."""
     load_config = _import("sglang.srt.configs.load_config").LoadConfig(load_format="dummy")
@@ -163,7 +217,7 @@ def build_model(model_config: Any, device: str) -> torch.nn.Module:
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(model_config.dtype)
     try:
-        with torch.device(device):
+        with torch.device(device), _Elsewhere(device):
             return loader._initialize_model(model_config, load_config, quantization)
     finally:
         torch.set_default_dtype(default_dtype)

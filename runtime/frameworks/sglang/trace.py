@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from tranship.runtime.frameworks.sglang.boot import (
     prepare,
 )
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
+from tranship.runtime.frameworks.tracing.derived import trace_derived
 from tranship.runtime.frameworks.tracing.sources import on_meta
 from tranship.runtime.frameworks.tracing.tracer import TraceError, trace_load
 from tranship.runtime.live import live_tensors
@@ -35,7 +37,7 @@ from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.dtypes import DType
 from tranship.schema.fold import fold
 from tranship.schema.manifest import Framework, Frozen, Side
-from tranship.schema.records import Declaration, Ints
+from tranship.schema.records import Declaration, Ints, RoleRecord
 
 UNTOUCHED: Mapping[str, str] = {
     **CONSTANTS,
@@ -113,12 +115,11 @@ def trace_model(model: Any, request: TraceRequest, place: Place) -> Declaration:
     Raises:
         DiagnosticError: as `trace_rank`, but TS856.
     """
-    if hasattr(model, "post_load_weights"):
-        # It makes other tensors of those that were loaded.
-        model.post_load_weights = _derive_nothing
     checkpoint = on_meta(request.sources)
     try:
-        trace = trace_load(model, checkpoint)
+        with _without_deriving(model):
+            trace = trace_load(model, checkpoint)
+        derived = _derived(model)
     except TraceError as error:
         where = location(Side.RECEIVER, place.rank)
         raise DiagnosticError([Diagnostic("TS855", f"{error}", where)]) from error
@@ -130,12 +131,35 @@ def trace_model(model: Any, request: TraceRequest, place: Place) -> Declaration:
         method=method_of(request.folder),
         block=block_of(request.folder),
         constants=UNTOUCHED,
+        derived=derived,
     )
     return declare(engine, live_tensors(model), trace, checkpoint)
 
 
+_DERIVES = "post_load_weights"
+"""The method of a model that makes other tensors of those that were loaded; most have none."""
+
+
+@contextmanager
+def _without_deriving(model: Any) -> Generator[None]:
+    """Keep `load_weights` from calling it."""
+    if not hasattr(model, _DERIVES):
+        yield
+        return
+    setattr(model, _DERIVES, _derive_nothing)
+    try:
+        yield
+    finally:
+        delattr(model, _DERIVES)
+
+
 def _derive_nothing(*_: object, **__: object) -> None:
     """Stand in for what makes other tensors of those that were loaded."""
+
+
+def _derived(model: Any) -> Mapping[str, RoleRecord]:
+    method = getattr(model, _DERIVES, None)
+    return {} if method is None else trace_derived(model, method.__qualname__, method)
 
 
 def block_of(folder: Path) -> Ints | None:

@@ -44,7 +44,7 @@ class Engine:
     """Whose declaration it is: a rank of a framework's world.
 
     `method` names the quantization, and `block` are the rows and columns that share a scale;
-    `constants` are reasons as `CONSTANTS`.
+    `constants` are reasons as `CONSTANTS`; `derived` are the roles of what is made after loading.
     """
 
     framework: Framework
@@ -54,6 +54,7 @@ class Engine:
     method: str | None = None
     block: Ints | None = None
     constants: Mapping[str, str] = field(default_factory=lambda: CONSTANTS)
+    derived: Mapping[str, RoleRecord] = field(default_factory=dict[str, RoleRecord])
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,8 @@ def _piece(write: Write, buffer_strides: Ints) -> PieceRecord:
 def _role(loaded: _Loaded, name: str, original: str) -> RoleRecord:
     if original != name:
         return RoleRecord(kind="alias", of=original)
+    if name in loaded.engine.derived:
+        return loaded.engine.derived[name]
     filled = any(filling.buffer == name for filling in loaded.trace.fillings)
     if filled or name in loaded.pieces:
         return RoleRecord()

@@ -102,7 +102,7 @@ def trace_load(model: Any, checkpoint: Mapping[str, torch.Tensor]) -> Trace:
     buffers = {name: held.tensor for name, held in before.items() if name in originals}
     with Tracer(buffers, checkpoint) as tracer:
         model.load_weights(iter(checkpoint.items()))
-    if moved := _places(before) ^ _places(live_tensors(model)):
+    if moved := places(before) ^ places(live_tensors(model)):
         names = ", ".join(sorted({name for name, _ in moved}))
         raise TraceError(f"loading gives other memory to {names}")
     return tracer.trace()
@@ -114,7 +114,8 @@ def aliases(live: Mapping[str, LiveTensor]) -> dict[str, str]:
     return {name: first.setdefault(_identity(held.tensor), name) for name, held in live.items()}
 
 
-def _places(live: Mapping[str, LiveTensor]) -> set[tuple[str, tuple[object, ...]]]:
+def places(live: Mapping[str, LiveTensor]) -> set[tuple[str, tuple[object, ...]]]:
+    """Return every name with what tells its memory."""
     return {(name, _identity(held.tensor)) for name, held in live.items()}
 
 
@@ -236,13 +237,13 @@ class Tracer(TorchDispatchMode):
         """Note what an operation spoils: the tensors that it changes, and new ones it returns."""
         for argument in schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for tensor in _tensors([arguments.get(argument.name)]):
+                for tensor in tensors_in([arguments.get(argument.name)]):
                     self._spoil(self._find(tensor), operation)
         if any(returned.alias_info is not None for returned in schema.returns):
             return
-        inputs = filter(None, map(self._find, _tensors(arguments.values())))
+        inputs = filter(None, map(self._find, tensors_in(arguments.values())))
         reason = next((f"{operation} of {memory.name}" for memory in inputs), "")
-        for tensor in _tensors([result]):
+        for tensor in tensors_in([result]):
             if self._find(tensor) is None:
                 self._create(tensor, reason)
 
@@ -270,12 +271,13 @@ def _view(tensor: torch.Tensor, memory: _Memory) -> View:
     return View(offset, tuple(tensor.shape), tensor.stride())
 
 
-def _tensors(values: Iterable[object]) -> Iterator[torch.Tensor]:
+def tensors_in(values: Iterable[object]) -> Iterator[torch.Tensor]:
+    """Yield the tensors among arguments, in lists as well."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _tensors(cast("Iterable[object]", value))
+            yield from tensors_in(cast("Iterable[object]", value))
 
 
 def _check_dtypes(

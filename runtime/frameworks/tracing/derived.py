@@ -1,0 +1,92 @@
+"""Record what a model makes of its tensors once they are loaded, and of which of them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tranship.runtime.frameworks.tracing.tracer import TraceError, aliases, places, tensors_in
+from tranship.runtime.live import live_tensors
+from tranship.schema.records import RoleRecord
+
+UNRELATED = "made after loading, of nothing that is loaded"
+
+
+class Lineage(TorchDispatchMode):
+    """While active, notes for every tensor which of the `buffers` its values come from.
+
+    Raises:
+        TraceError: from the operation at fault, if a buffer is changed.
+    """
+
+    def __init__(self, buffers: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self._names = {tensor.untyped_storage(): name for name, tensor in buffers.items()}
+        self._origins = {storage: frozenset((name,)) for storage, name in self._names.items()}
+
+    def of(self, tensor: torch.Tensor) -> frozenset[str]:
+        """Return the names of the buffers that a tensor was made of."""
+        return self._origins.get(tensor.untyped_storage(), frozenset())
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        schema = func._schema
+        names = [argument.name for argument in schema.arguments]
+        named = dict(zip(names, args, strict=False)) | kwargs
+        origins = frozenset[str]().union(*map(self.of, tensors_in(named.values())))
+        for argument in schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tensors_in([named.get(argument.name)]):
+                    self._change(tensor, schema.name, origins)
+        for tensor in tensors_in([result]):
+            self._origins.setdefault(tensor.untyped_storage(), origins)
+        return result
+
+    def _change(self, tensor: torch.Tensor, operation: str, origins: frozenset[str]) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._names:
+            raise TraceError(f"{operation} changes {self._names[storage]} after loading")
+        self._origins[storage] = self.of(tensor) | origins
+
+
+def trace_derived(model: Any, recipe: str, call: Callable[[], object]) -> dict[str, RoleRecord]:
+    """Run what a model does once its tensors are loaded, on the meta device.
+
+    Args:
+        model: The model.
+        recipe: What to call it where it has to be done again.
+        call: What it does.
+
+    Returns:
+        The roles of the tensors that it has then and had not before, by name.
+
+    Raises:
+        TraceError: it changes what was loaded.
+    """
+    before = live_tensors(model)
+    originals = set(aliases(before).values())
+    with Lineage({name: before[name].tensor for name in originals}) as lineage:
+        call()
+    after = live_tensors(model)
+    if moved := places(before) - places(after):
+        names = ", ".join(sorted({name for name, _ in moved}))
+        raise TraceError(f"what follows loading gives other memory to {names}")
+    return {
+        name: _role(recipe, lineage.of(held.tensor))
+        for name, held in after.items()
+        if name not in before
+    }
+
+
+def _role(recipe: str, inputs: frozenset[str]) -> RoleRecord:
+    if not inputs:
+        return RoleRecord(kind="constant", reason=UNRELATED)
+    return RoleRecord(kind="derived", recipe=recipe, inputs=tuple(sorted(inputs)))
