@@ -33,7 +33,8 @@ def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[st
         if held.kind is Kind.PARAMETER:
             held.tensor.view(-1).view(torch.uint8).fill_(UNWRITTEN)
     model.load_weights(iter(checkpoint.items()))
-    return {name: held.tensor.clone() for name, held in live_tensors(model).items()}
+    held = live_tensors(model)
+    return {n: h.tensor.clone(memory_format=torch.contiguous_format) for n, h in held.items()}
 
 
 def write_loaded(model_config: Any, checkpoint: Path, output: Path) -> None:

@@ -99,7 +99,8 @@ def prepare(architecture: str) -> None:
 
 def _stand_in_for_a_gpu() -> None:
     # Modules look up operators when they are imported, which nothing calls.
-    torch.ops.sgl_kernel = stand_ins.Inert("torch.ops.sgl_kernel")
+    operators: Any = torch.ops
+    operators.sgl_kernel = stand_ins.Inert("torch.ops.sgl_kernel")
 
     def capability(device: object = None) -> tuple[int, int]:
         del device
@@ -138,9 +139,10 @@ def _with_names_of_a_cpu(config: Any, place: Place) -> Any:
     adjust = _import("sglang.srt.configs.update_config").adjust_config_with_unaligned_cpu_tp
     on_cpu = adjust(copy.deepcopy(config), load_config, place.tp)
     for name in ("hf_config", "hf_text_config"):
-        own: dict[str, Any] = vars(getattr(config, name))
-        other: dict[str, Any] = vars(getattr(on_cpu, name))
-        own.update({key: value for key, value in other.items() if key not in own})
+        own: Any = getattr(config, name)
+        other: Any = getattr(on_cpu, name)
+        for key, value in other.__dict__.items():
+            own.__dict__.setdefault(key, value)
     return config
 
 

@@ -32,7 +32,8 @@ SCALE_SUFFIX = "_scale_inv"
 """What a checkpoint appends to a weight's name to name the weight's block scales."""
 
 CONSTANTS: Mapping[str, str] = {
-    "cos_sin_cache": "rotary tables follow from the model's configuration"
+    "cos_sin_cache": "rotary tables follow from the model's configuration",
+    "inv_freq": "rotary tables follow from the model's configuration",
 }
 """Why no update changes a buffer, by the last part of its name."""
 
@@ -190,8 +191,10 @@ def _piece(write: Write, buffer_strides: Ints) -> PieceRecord:
 def _role(loaded: _Loaded, name: str, original: str) -> RoleRecord:
     if original != name:
         return RoleRecord(kind="alias", of=original)
-    if name in loaded.engine.derived:
-        return loaded.engine.derived[name]
+    if name in loaded.trace.derived and name in loaded.pieces:
+        loaded.report("TS851", f"{name} is written, and made of other buffers")
+    if role := loaded.engine.derived.get(name) or loaded.trace.derived.get(name):
+        return role
     filled = any(filling.buffer == name for filling in loaded.trace.fillings)
     if filled or name in loaded.pieces:
         return RoleRecord()

@@ -5,19 +5,23 @@ storage of what they view; the storage therefore names the tensor, and a view's 
 strides say which part of it a copy reads or writes.
 """
 
+import inspect
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tranship.runtime.dtypes import schema_dtype
 from tranship.runtime.frameworks.tracing.boxes import Box, View, boxes, intersect, memory_shape
-from tranship.runtime.live import LiveTensor, live_tensors
+from tranship.runtime.live import LiveTensor, held_tensors, live_tensors
 from tranship.schema.dtypes import widens
-from tranship.schema.records import Ints
+from tranship.schema.manifest import Kind
+from tranship.schema.records import Ints, RoleRecord
 
 
 class TraceError(RuntimeError):
@@ -47,21 +51,29 @@ class Filling:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that one run of `load_weights` did to the buffers, in the order in which it did it."""
+    """All that one run of `load_weights` did to the buffers, in the order in which it did it.
+
+    `derived` are the roles of buffers that it made of other buffers.
+    """
 
     writes: tuple[Write, ...]
     fillings: tuple[Filling, ...]
+    derived: Mapping[str, RoleRecord]
 
 
 @dataclass(slots=True)
 class _Memory:
-    """A tensor that spans a storage: its sizes as they lie in memory, and its offset there."""
+    """A tensor that spans a storage: its sizes as they lie in memory, and its offset there.
+
+    `value` is what all of it has been filled with meanwhile, if it is no buffer.
+    """
 
     name: str
     dtype: torch.dtype
     shape: Ints
     storage: torch.UntypedStorage
     offset: int = 0
+    value: float | None = None
 
 
 @dataclass(slots=True)
@@ -109,9 +121,37 @@ def trace_load(model: Any, checkpoint: Mapping[str, torch.Tensor]) -> Trace:
 
 
 def aliases(live: Mapping[str, LiveTensor]) -> dict[str, str]:
-    """Map every name to the first name of the same memory: its own, unless it is an alias."""
-    first: dict[tuple[object, ...], str] = {}
-    return {name: first.setdefault(_identity(held.tensor), name) for name, held in live.items()}
+    """Map every name to that of the tensor whose memory it is: its own, unless it is an alias.
+
+    Of tensors of which one contains the other the larger one has the memory; of equal ones a
+    parameter, or the first.
+    """
+    originals: dict[torch.UntypedStorage, list[str]] = defaultdict(list)
+    found: dict[str, str] = {}
+    for name in sorted(live, key=lambda name: _is_less(live[name])):
+        others = originals[live[name].tensor.untyped_storage()]
+        inside = (one for one in others if _within(live[name].tensor, live[one].tensor))
+        found[name] = next(inside, name)
+        if found[name] == name:
+            others.append(name)
+    return {name: found[name] for name in live}
+
+
+def _is_less(held: LiveTensor) -> tuple[int, bool]:
+    return -held.tensor.nbytes, held.kind is not Kind.PARAMETER
+
+
+def _within(inner: torch.Tensor, outer: torch.Tensor) -> bool:
+    (start, end), (first, last) = map(_extent, (inner, outer))
+    return first <= start and end <= last
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the bytes of a storage from the first to the last element of a tensor."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    first = int(tensor.storage_offset())
+    last = first + sum((size - 1) * stride for size, stride in steps if size)
+    return first * tensor.itemsize, (last + 1) * tensor.itemsize
 
 
 def places(live: Mapping[str, LiveTensor]) -> set[tuple[str, tuple[object, ...]]]:
@@ -141,6 +181,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.writes: list[Write] = []
         self.fillings: list[Filling] = []
+        self._derived: dict[str, RoleRecord] = {}
         self._memories: dict[torch.UntypedStorage, _Memory] = {}
         for name, tensor in checkpoint.items():
             if not tensor.is_contiguous() or tensor.storage_offset():
@@ -151,7 +192,7 @@ class Tracer(TorchDispatchMode):
 
     def trace(self) -> Trace:
         """Return what has been recorded so far."""
-        return Trace(tuple(self.writes), tuple(self.fillings))
+        return Trace(tuple(self.writes), tuple(self.fillings), dict(self._derived))
 
     def _add(self, memory: _Memory) -> None:
         other = self._memories.setdefault(memory.storage, memory)
@@ -205,8 +246,12 @@ class Tracer(TorchDispatchMode):
         memory = self._find(target)
         if memory is None or not target.numel():
             return
+        if not isinstance(memory, _Buffer) and target.numel() == math.prod(memory.shape):
+            memory.value = None if isinstance(value, torch.Tensor) else value
         if isinstance(memory, _Temporary):
             memory.spoiled = "fill_"
+        elif isinstance(memory, _Checkpoint) and memory.value is not None:
+            pass  # what it held is not read any more
         elif isinstance(memory, _Checkpoint) or isinstance(value, torch.Tensor):
             raise TraceError(f"{memory.name} is filled with {value}")
         elif target.dtype != memory.dtype:
@@ -220,8 +265,15 @@ class Tracer(TorchDispatchMode):
             return
         if memory is None or isinstance(memory, _Checkpoint):
             raise TraceError(f"{_name(origin)} is copied into {_name(memory)}")
+        if isinstance(origin, _Buffer) and isinstance(memory, _Buffer):
+            self._derive(memory, origin)
+            return
         if origin is None or isinstance(origin, _Buffer):
             raise TraceError(f"{_name(memory)} is written from {_name(origin)}")
+        if origin.value is not None:
+            self._fill(target, origin.value)
+            return
+        memory.value = None
         _check_dtypes(memory, target, origin, source)
         views = _view(source.expand(target.shape), origin), _view(target, memory)
         for tensor, read, written in _resolve(origin, *views):
@@ -230,6 +282,14 @@ class Tracer(TorchDispatchMode):
             else:
                 found = boxes(read, tensor.shape, written)
                 self.writes.extend(Write(memory.name, tensor.name, box) for box in found)
+
+    def _derive(self, memory: _Buffer, origin: _Buffer) -> None:
+        recipe = _running_method(memory.storage)
+        if recipe is None:
+            raise TraceError(f"{memory.name} is written from {origin.name}")
+        role = self._derived.get(memory.name, RoleRecord(kind="derived", recipe=recipe))
+        inputs = tuple(sorted({*role.inputs, origin.name}))
+        self._derived[memory.name] = replace(role, inputs=inputs)
 
     def _compute(
         self, operation: str, schema: Any, arguments: Mapping[str, object], result: object
@@ -250,8 +310,21 @@ class Tracer(TorchDispatchMode):
     def _spoil(self, memory: _Memory | None, operation: str) -> None:
         if isinstance(memory, _Temporary):
             memory.spoiled = operation
-        elif memory:
+        elif memory and memory.name not in self._derived:
             raise TraceError(f"{operation} changes {memory.name}")
+
+
+def _running_method(storage: torch.UntypedStorage) -> str | None:
+    """Name the method that is running, without arguments, of the module that holds a tensor."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner, code = frame.f_locals.get("self"), frame.f_code
+        if isinstance(owner, nn.Module) and code.co_argcount == 1:
+            held = (tensor.untyped_storage() for _, _, tensor in held_tensors(owner))
+            if any(each == storage for each in held):
+                return code.co_qualname
+        frame = frame.f_back
+    return None
 
 
 def _name(memory: _Memory | None) -> str:
