@@ -23,6 +23,7 @@ STAND_INS = (
     "IPython",
     "aiohttp",
     "compressed_tensors",
+    "deep_ep",
     "einops",
     "gguf",
     "openai",
@@ -126,6 +127,9 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
     context.publish(args, role="scheduler", ranks=ranks)
     _join_groups(place)
     _import("sglang.srt.layers.dp_attention").initialize_dp_attention(args)
+    # As managers/scheduler.py does; without it arguments about experts are ignored.
+    _import("sglang.srt.layers.moe.utils").initialize_moe_config()
+    _import("sglang.srt.layers.quantization.fp8_utils").initialize_fp8_gemm_config()
     config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
     return _with_names_of_a_cpu(config, place)
 
