@@ -1,0 +1,91 @@
+"""All ranks of an engine, derived from some: against manifests that say what each of them holds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.models.produced import made
+from tranship.runtime.frameworks.tracing.extrapolate import basis, derive_all, digits, proof
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Axis, Manifest
+from tranship.schema.records import Declaration
+
+EVEN = {"vocab_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
+
+
+def told(manifest: Manifest) -> dict[int, Declaration]:
+    """Return what each of the ranks says that are traced."""
+    ranks = {*basis(manifest.axes, manifest.world_size), *proof(manifest.axes, manifest.world_size)}
+    return {rank: expand(manifest, [rank]) for rank in sorted(ranks)}
+
+
+@pytest.mark.parametrize(
+    ("name", "fp8", "options", "changes"),
+    [
+        ("qwen3", False, {"tp_size": 32}, {}),
+        ("qwen3_moe", True, {"tp_size": 32, "ep_size": 32}, {"num_experts": 64}),
+        (
+            "qwen3_moe",
+            False,
+            {"tp_size": 32, "ep_size": 8},
+            {"num_experts": 64, "intermediate_size": 4096, "moe_intermediate_size": 1024},
+        ),
+        (
+            "deepseek_v3",
+            False,
+            {"tp_size": 32, "ep_size": 16},
+            {"n_routed_experts": 128, "moe_intermediate_size": 4096, "intermediate_size": 4096},
+        ),
+    ],
+)
+def test_some_ranks_tell_what_all_of_them_hold(
+    tmp_path: Path, name: str, fp8: bool, options: dict[str, int], changes: dict[str, int]
+) -> None:
+    manifest = made(tmp_path, name, "sglang", options, fp8=fp8, **EVEN, **changes)
+    traced = told(manifest)
+    assert len(traced) <= 8
+    derived = derive_all(traced)
+    assert derived is not None
+    for rank, declaration in enumerate(derived):
+        assert declaration.ranks == (rank,)
+        assert declaration.buffers == expand(manifest, [rank]).buffers
+        assert declaration.tensors == expand(manifest, [rank]).tensors
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        # The last rank has rows of padding; four neighbours share a key-value head.
+        ({"tp_size": 32}, {"vocab_size": 1000}),
+        ({"tp_size": 32}, {"num_key_value_heads": 8}),
+    ],
+)
+def test_ranks_that_are_not_alike_are_not_derived(
+    tmp_path: Path, options: dict[str, int], changes: dict[str, int]
+) -> None:
+    manifest = made(tmp_path, "qwen3", "sglang", options, **(EVEN | changes))
+    assert derive_all(told(manifest)) is None
+
+
+@pytest.mark.parametrize("which", ["piece", "shape", "name"])
+def test_one_rank_that_differs_is_noticed(tmp_path: Path, which: str) -> None:
+    manifest = made(tmp_path, "qwen3", "sglang", {"tp_size": 32}, **EVEN)
+    traced = told(manifest)
+    rank = proof(manifest.axes, 32)[1]
+    first, *rest = traced[rank].buffers
+    changed = {
+        "piece": replace(first, pieces=(replace(first.pieces[0], offset=1),)),
+        "shape": replace(first, shape=(first.shape[0] + 1, *first.shape[1:])),
+        "name": replace(first, name="other"),
+    }[which]
+    assert derive_all(traced | {rank: replace(traced[rank], buffers=(changed, *rest))}) is None
+
+
+def test_coordinates_are_as_fine_as_the_axes_need() -> None:
+    axes = [Axis(name="tp", size=32, stride=1), Axis(name="ep", size=8, stride=4)]
+    axes.append(Axis(name="moe_tp", size=4, stride=1))
+    assert digits(axes, 32) == ((1, 4), (4, 8))
+    assert basis(axes, 32) == (0, 1, 4)
+    assert 31 in proof(axes, 32)
+    assert not {0, 1, 4} & set(proof(axes, 32))
