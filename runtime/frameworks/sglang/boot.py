@@ -5,7 +5,6 @@ SGLang's state is global: a process can be one rank, once.
 
 import importlib
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tranship.runtime.frameworks.sglang import stand_ins
+from tranship.runtime.frameworks.tracing import stand_ins
 from tranship.schema.manifest import Axis
 
 STAND_INS = (
@@ -108,12 +107,6 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
     _join_groups(place)
     _import("sglang.srt.layers.dp_attention").initialize_dp_attention(args)
     return _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
-
-
-def architecture_of(folder: Path) -> str:
-    """Return the name of the model class that a folder's config.json asks for."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(config["architectures"][0])
 
 
 def _import(name: str) -> Any:
