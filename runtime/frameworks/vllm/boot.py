@@ -40,7 +40,7 @@ STAND_INS = (
 ENVIRONMENT = {
     "VLLM_TARGET_DEVICE": "cpu",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_PLUGINS": "",
 }
 """What vLLM reads from the environment to take its CPU platform, and to leave the network alone."""
@@ -74,16 +74,21 @@ class Place:
 
 
 def prepare(architecture: str) -> None:
-    """Import what all ranks use, for a model class of this name.
-
-    The class is registered as imported: vLLM would look at it in a process of its own, which has
-    no stand-ins, so as not to touch a GPU.
-    """
+    """Import what all ranks use, for a model class of this name."""
     os.environ.update(ENVIRONMENT)
     stand_ins.install(STAND_INS)
     for name in NEEDED:
         importlib.import_module(name)
     _pass_for_capable()
+    register(architecture)
+
+
+def register(architecture: str) -> None:
+    """Import the class of this name, and tell vLLM that it is imported.
+
+    Else vLLM would look at it in a process of its own, so as not to touch a GPU, and that process
+    has no stand-ins.
+    """
     registry = _import("vllm.model_executor.models").ModelRegistry
     # Where nothing defines it vLLM is to say so.
     if known := registry.models.get(architecture):
