@@ -9,7 +9,6 @@ it holds after loading. The names of what loading has left alone are in `RANK.un
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.sglang.configs import random_values
 from tests.sglang.load import read_tensors, write_tensors
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.vllm.cases import CASES, Case
+from tests.vllm.forks import start
 from tranship.runtime.frameworks.tracing.ranks import answer
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.runtime.frameworks.tracing.sources import on_meta
@@ -68,19 +68,6 @@ def jobs(folder: Path) -> Iterator[Callable[[], None]]:
             yield partial(load, request, rank)
 
 
-def run(job: Callable[[], None]) -> None:
-    """Be the process of one job, and end it."""
-    status = 1
-    try:
-        job()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
 def architectures(cases: tuple[Case, ...]) -> set[str]:
     """Return the model classes of the cases."""
     return {CONFIGS[case.model]["architectures"][0] for case in cases}
@@ -98,8 +85,7 @@ def main(folder: Path) -> None:
         if running == 2:
             failed += os.wait()[1] != 0
             running -= 1
-        if os.fork() == 0:
-            run(job)
+        start(job)
         running += 1
     failed += sum(os.wait()[1] != 0 for _ in range(running))
     sys.exit(failed)

@@ -1,7 +1,6 @@
 """A checkpoint sent by plan, by sessions on the CPU, against vLLM's own loading of it."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.runtime.live_models import model_of
+from tests.runtime.local_jobs import at_once
 from tests.sglang.replay import bits
 from tests.vllm.cases import CASES, Case
 from tests.vllm.marks import NEEDS_VLLM
@@ -50,10 +50,8 @@ def deliver(
         Receiver.bind(plan, theirs, live_tensors(target), end, rank)
         for rank, (target, end) in enumerate(zip(targets, receiving, strict=True))
     ]
-    calls = [partial(sender.publish, 1), *(partial(one.receive, 1) for one in receivers)]
-    with ThreadPoolExecutor(len(calls)) as pool:
-        done: list[StepStats] = list(pool.map(lambda call: call(), calls))
-    assert len({stats.digest for stats in done}) == 1
+    done = at_once([partial(sender.publish, 1), *(partial(r.receive, 1) for r in receivers)])
+    assert len({stats.digest for stats in done if isinstance(stats, StepStats)}) == 1, done
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
