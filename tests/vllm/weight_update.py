@@ -31,6 +31,7 @@ from tranship.compiler.pipeline import compile_transfer
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.sources import on_meta
 from tranship.runtime.frameworks.vllm.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.vllm.boot import register as register_model
 from tranship.runtime.frameworks.vllm.plugin import BACKEND, register
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Sender
@@ -42,7 +43,7 @@ from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.transfer import Options
 
-PLAIN, QUANTIZED = Case("qwen3", False, 1, 1), Case("qwen3", True, 1, 1)
+PLAIN, QUANTIZED = Case("qwen3", False, 1, 1), Case("qwen3_moe", True, 1, 1)
 TIMEOUT = 30.0
 
 
@@ -137,10 +138,25 @@ def same_as_loaded(model: Any, checkpoint: dict[str, torch.Tensor]) -> bool:
 
 
 def refuse(folder: Path) -> None:
-    """Note why an engine whose kernels pack the weights is not updated in place."""
-    _, engine = worker(folder)
-    info = {"plan": "plan.json", "manifest": "engine.json", "host": "127.0.0.1", "port": 1}
-    (folder / "report.json").write_text(json.dumps(refused(engine, info)))
+    """Note why an engine is not updated whose kernels pack weights, and if others are chosen."""
+    model, engine = worker(folder)
+    info = {"plan": "no plan.json", "manifest": "engine.json", "host": "127.0.0.1", "port": 1}
+    packing = refused(engine, info)
+    choose_kernels_that_keep(model)
+    (folder / "report.json").write_text(json.dumps([packing, refused(engine, info)]))
+
+
+def choose_kernels_that_keep(model: Any) -> None:
+    """Put in place what vLLM would choose on a GPU that has neither DeepGEMM nor FlashInfer."""
+    linear: Any = importlib.import_module("vllm.model_executor.kernels.linear.scaled_mm.cutlass")
+    experts: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.oracle.fp8")
+    kernel = linear.CutlassFp8BlockScaledMMKernel
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if hasattr(method, "fp8_linear"):
+            method.fp8_linear = kernel.__new__(kernel)
+        if hasattr(method, "fp8_backend"):
+            method.fp8_backend = experts.Fp8MoeBackend.TRITON
 
 
 def main(folder: Path) -> None:
@@ -150,6 +166,7 @@ def main(folder: Path) -> None:
         own.mkdir()
         case.write(own)
     prepare(architecture_of(folders[0]))
+    register_model(architecture_of(folders[1]))
     torch.set_num_threads(1)
     run(partial(trace, PLAIN.request(folders[0], (0,)), 0))
     run(partial(update, Result(PLAIN, folders[0])))
