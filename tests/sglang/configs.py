@@ -95,13 +95,13 @@ def checkpoint_tensors(config: Config) -> dict[str, torch.Tensor]:
 
 def random_checkpoint(config: Config, seed: int) -> dict[str, torch.Tensor]:
     """Fill a checkpoint with random finite values: codes of any sign, scales above zero."""
-    return random_tensors(checkpoint_sources(config), seed)
+    return random_values(checkpoint_tensors(config), seed)
 
 
-def random_tensors(sources: dict[str, tuple[DType, Ints]], seed: int) -> dict[str, torch.Tensor]:
-    """Fill tensors with random finite values: codes of any sign, float32 above zero."""
+def random_values(like: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """Return random finite values in place of tensors: codes of any sign, scales above zero."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: _random(tensor, generator) for name, tensor in on_meta(sources).items()}
+    return {name: _random(tensor, generator) for name, tensor in like.items()}
 
 
 def _random(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 
 from tests.sglang.configs import CONFIGS
+from tests.sglang.replay import UNWRITTEN
 from tests.sglang.trace import become, parser
 from tranship.runtime.frameworks.sglang.boot import Place, build_model
 from tranship.runtime.live import live_tensors
 from tranship.schema.manifest import Kind
-
-UNWRITTEN = 0xFF
-"""Every byte of every parameter before loading: a NaN in each floating-point type."""
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -15,14 +15,11 @@ import torch
 from pydantic import BaseModel
 
 from tests.sglang.load import load_rank, read_tensors, write_tensors
-from tranship.runtime.frameworks.sglang.boot import (
-    Place,
-    architecture_of,
-    boot,
-    build_model,
-    prepare,
-)
-from tranship.runtime.frameworks.sglang.trace import TraceRequest, trace_model
+from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.sglang.trace import SGLANG
+from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.ranks import trace_model
+from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.schema.codec import dump
 from tranship.schema.fold import fold
 
@@ -45,7 +42,7 @@ def be(job: Job, rank: int) -> None:
     request = job.request
     place = Place(request.tp, request.ep, rank)
     config: Any = boot(request.folder, place, request.arguments)
-    declared = trace_model(build_model(config, "meta"), request, place)
+    declared = trace_model(SGLANG, build_model(config, "meta"), request, rank)
     (request.output / f"{rank}.json").write_bytes(dump(fold(declared)))
     held = load_rank(config, read_tensors(job.checkpoint))
     write_tensors(held, request.output / f"{rank}.safetensors")

@@ -2,8 +2,14 @@
 
 import torch
 
+from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.frameworks.tracing.boxes import Box
-from tranship.schema.records import Ints, PieceRecord
+from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.schema.manifest import Part
+from tranship.schema.records import BufferRecord, Ints, PieceRecord
+
+UNWRITTEN = 0xFF
+"""Every byte of every parameter before loading: a NaN in each floating-point type."""
 
 
 def region(buffer: torch.Tensor, offset: int, sizes: Ints, strides: Ints) -> torch.Tensor:
@@ -21,3 +27,15 @@ def put(buffer: torch.Tensor, source: torch.Tensor, piece: Box | PieceRecord) ->
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor's bytes."""
     return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def replayed(buffer: BufferRecord, checkpoint: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Write a declared buffer from a checkpoint."""
+    memory = torch.empty_strided(buffer.shape, buffer.strides, dtype=torch_dtype(buffer.dtype))
+    bits(memory).fill_(UNWRITTEN)
+    for piece in buffer.pieces:
+        suffix = SCALE_SUFFIX if piece.part is Part.SCALE else ""
+        put(memory, checkpoint[piece.tensor + suffix], piece)
+    for fill in buffer.fills:
+        region(memory, fill.offset, fill.sizes, fill.strides).fill_(fill.value)
+    return memory

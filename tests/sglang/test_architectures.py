@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.cli.golden import assert_golden
 from tests.models.configs import CONFIGS, FP8
 from tests.sglang.architectures import ARCHITECTURES, Config, Sources
-from tests.sglang.configs import random_tensors, write_config
+from tests.sglang.configs import random_values, write_config
 from tests.sglang.load import read_tensors, write_tensors
 from tests.sglang.ranks import Job, Jobs
 from tests.sglang.replay import bits
@@ -26,7 +26,9 @@ from tranship.compiler.verify import digests_of, verify
 from tranship.models.produce import Request, produce
 from tranship.runtime.execute import simulate
 from tranship.runtime.frameworks.checkpoint import checkpoint_declaration
-from tranship.runtime.frameworks.sglang.trace import TraceRequest, block_of, method_of
+from tranship.runtime.frameworks.tracing.config import block_of, method_of
+from tranship.runtime.frameworks.tracing.request import TraceRequest
+from tranship.runtime.frameworks.tracing.sources import on_meta
 from tranship.schema.check import check_manifest
 from tranship.schema.codec import dump, load
 from tranship.schema.expand import expand
@@ -109,7 +111,7 @@ class Case:
         config, arguments = self.settings()
         write_config(config, self.folder)
         checkpoint = self.folder / "checkpoint.safetensors"
-        write_tensors(random_tensors(self.sources(), seed=self.tp), checkpoint)
+        write_tensors(random_values(on_meta(self.sources()), seed=self.tp), checkpoint)
         request = TraceRequest(
             folder=self.folder,
             tp=self.tp,

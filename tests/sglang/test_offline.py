@@ -11,7 +11,7 @@ from tests.models.configs import CONFIGS, FP8, write_config
 from tests.sglang.test_trace import pytestmark, run
 from tranship.models.launch import launch_arguments
 from tranship.models.produce import Request, produce
-from tranship.runtime.frameworks.sglang.trace import Answer, TraceRequest
+from tranship.runtime.frameworks.tracing.request import Answer, TraceRequest
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest
 from tranship.schema.records import BufferRecord, Declaration
@@ -109,7 +109,8 @@ def test_an_offline_manifest_is_what_the_engine_loads(
 
 PARSER = """
 import argparse, json, sys
-from tranship.runtime.frameworks.sglang import boot, stand_ins
+from tranship.runtime.frameworks.sglang import boot
+from tranship.runtime.frameworks.tracing import stand_ins
 stand_ins.install(boot.STAND_INS)
 from sglang.srt.server_args import ServerArgs
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from tests.sglang.configs import CONFIGS, checkpoint_tensors, random_checkpoint
-from tests.sglang.load import UNWRITTEN, read_tensors, write_tensors
-from tests.sglang.replay import bits, put, region
+from tests.sglang.load import read_tensors, write_tensors
+from tests.sglang.replay import bits, replayed
 from tranship.runtime.dtypes import torch_dtype
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
 from tranship.schema.codec import load
 from tranship.schema.expand import expand
-from tranship.schema.manifest import Axis, Manifest, Part
-from tranship.schema.records import BufferRecord, Declaration, TensorRecord
+from tranship.schema.manifest import Axis, Manifest
+from tranship.schema.records import Declaration, TensorRecord
 
 try:
     version("sglang")
@@ -55,18 +54,6 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def replayed(buffer: BufferRecord, checkpoint: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Write a declared buffer from a checkpoint."""
-    memory = torch.empty_strided(buffer.shape, buffer.strides, dtype=torch_dtype(buffer.dtype))
-    bits(memory).fill_(UNWRITTEN)
-    for piece in buffer.pieces:
-        suffix = SCALE_SUFFIX if piece.part is Part.SCALE else ""
-        put(memory, checkpoint[piece.tensor + suffix], piece)
-    for fill in buffer.fills:
-        region(memory, fill.offset, fill.sizes, fill.strides).fill_(fill.value)
-    return memory
 
 
 def check(manifest: Path, checkpoint: dict[str, torch.Tensor], loaded: Path) -> Declaration:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tests.properties.dense import quantize
 from tests.sglang.configs import BLOCK, CONFIGS, checkpoint_tensors
-from tests.sglang.load import UNWRITTEN, read_tensors, write_tensors
-from tests.sglang.replay import bits
+from tests.sglang.load import read_tensors, write_tensors
+from tests.sglang.replay import UNWRITTEN, bits
 from tests.sglang.test_trace import BOTH_SCRIPTS, pytestmark, run
 from tranship.compiler.pipeline import compile_transfer
 from tranship.compiler.verify import digests_of, verify

@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.sglang.configs import CONFIGS, Config, checkpoint_sources, write_config
-from tranship.runtime.frameworks.sglang.boot import (
-    Place,
-    architecture_of,
-    boot,
-    build_model,
-    prepare,
-)
-from tranship.runtime.frameworks.sglang.trace import TraceRequest, trace_model
+from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.sglang.trace import SGLANG
+from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.ranks import trace_model
+from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.schema.codec import dump
 from tranship.schema.fold import fold
 
@@ -49,7 +46,7 @@ def write_manifest(model_config: Any, config: Config, place: Place, output: Path
             sources=checkpoint_sources(config),
             output=output.parent,
         )
-        declared = trace_model(build_model(model_config, "meta"), request, place)
+        declared = trace_model(SGLANG, build_model(model_config, "meta"), request, place.rank)
     output.write_bytes(dump(fold(declared)))
 
 

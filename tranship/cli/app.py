@@ -295,7 +295,7 @@ def manifest_verb(
 
 @app.command("trace")
 def trace_verb(
-    framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="sglang.")],
+    framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="sglang or vllm.")],
     config: Annotated[
         str,
         typer.Option(

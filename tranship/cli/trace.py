@@ -28,7 +28,16 @@ from tranship.schema.manifest import Manifest
 from tranship.schema.merge import merge
 
 if TYPE_CHECKING:
-    from tranship.runtime.frameworks.sglang.trace import TraceRequest
+    from tranship.runtime.frameworks.tracing.request import TraceRequest
+
+TITLES: Mapping[str, str] = {"sglang": "SGLang", "vllm": "vLLM"}
+"""What people call the engines that can be traced, by package."""
+
+OF_RANKS: Mapping[str, tuple[str, ...]] = {
+    "sglang": ("tp_size", "ep_size"),
+    "vllm": ("tensor_parallel_size", "enable_expert_parallel"),
+}
+"""The engines' own arguments that --tp and --ep stand for."""
 
 PLAIN = "bf16"
 _LINES = 12
@@ -87,8 +96,9 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
 
 
 def _require_sense(asked: Engine, output: str | None, check: str | None) -> None:
-    if asked.framework != "sglang":
-        raise typer.BadParameter(f"FRAMEWORK {asked.framework!r} cannot be traced; sglang can")
+    if asked.framework not in TITLES:
+        known = " and ".join(TITLES)
+        raise typer.BadParameter(f"FRAMEWORK {asked.framework!r} cannot be traced; {known} can")
     if (output is None) == (check is None):
         raise typer.BadParameter("either --output or --check says what to do with the manifest")
     if len(asked.ranks) > 1:
@@ -97,15 +107,22 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
         raise typer.BadParameter(f"--rank is one of 0 to {asked.tp - 1}")
     if asked.tp % asked.ep:
         raise typer.BadParameter(f"--ep {asked.ep} does not divide --tp {asked.tp}")
-    if importlib.util.find_spec("sglang") is None:
-        message = "SGLang is not installed, and its own code is what is traced"
-        advice = "install tranship with its sglang extra, or run this where the engine runs"
+    if asked.framework == "vllm" and asked.ep not in (1, asked.tp):
+        raise typer.BadParameter("--ep is 1 or what --tp is: vLLM spreads experts over all ranks")
+    if given := [name for name in OF_RANKS[asked.framework] if name in asked.options]:
+        raise typer.BadParameter(f"--tp and --ep say what --option {given[0]} would")
+    if importlib.util.find_spec(asked.framework) is None:
+        title = TITLES[asked.framework]
+        message = f"{title} is not installed, and its own code is what is traced"
+        advice = (
+            f"install tranship with its {asked.framework} extra, or run this where the engine runs"
+        )
         raise DiagnosticError([Diagnostic("TS858", message, help=advice)])
 
 
 def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
     """Run the ranks, and return what each declares."""
-    from tranship.runtime.frameworks.sglang.trace import TraceRequest
+    from tranship.runtime.frameworks.tracing.request import TraceRequest
 
     config_file = _config_file(asked.config)
     config = _config(config_file, asked.quantization)
@@ -121,13 +138,14 @@ def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
     )
     path = folder / "request.json"
     path.write_text(request.model_dump_json(), encoding="utf-8")
-    command = [sys.executable, "-m", "tranship.runtime.frameworks.sglang.trace", str(path)]
+    module = f"tranship.runtime.frameworks.{asked.framework}.trace"
+    command = [sys.executable, "-m", module, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return list(_answers(request, done.stderr))
+    return list(_answers(request, TITLES[asked.framework], done.stderr))
 
 
-def _answers(request: "TraceRequest", log: str) -> Iterator[tuple[str, Manifest]]:
-    from tranship.runtime.frameworks.sglang.trace import Answer as RankAnswer
+def _answers(request: "TraceRequest", title: str, log: str) -> Iterator[tuple[str, Manifest]]:
+    from tranship.runtime.frameworks.tracing.request import Answer as RankAnswer
 
     findings: list[Diagnostic] = []
     for rank in request.ranks:
@@ -135,13 +153,11 @@ def _answers(request: "TraceRequest", log: str) -> Iterator[tuple[str, Manifest]
         path = request.output / f"{rank}.json"
         if not path.exists():
             last = "\n".join(log.splitlines()[-_LINES:])
-            message = f"SGLang ended without an answer; its last words:\n{last}"
+            message = f"{title} ended without an answer; its last words:\n{last}"
             findings.append(Diagnostic("TS856", message, where))
             continue
         answer = RankAnswer.model_validate_json(path.read_text(encoding="utf-8"))
-        for found in answer.findings:
-            at = Location(found.file)
-            findings.append(Diagnostic(found.code, found.message, at, help=found.help))
+        findings += [found.diagnostic() for found in answer.findings]
         if answer.manifest is not None:
             yield where.file, Manifest.model_validate_json(answer.manifest)
     if findings:

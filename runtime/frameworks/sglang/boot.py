@@ -6,7 +6,6 @@ SGLang's state is global: a process can be one rank, once.
 import copy
 import importlib
 import importlib.util
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from tranship.runtime.frameworks.sglang import stand_ins
+from tranship.runtime.frameworks.tracing import stand_ins
 from tranship.schema.manifest import Axis
 
 STAND_INS = (
@@ -148,12 +147,6 @@ def _with_names_of_a_cpu(config: Any, place: Place) -> Any:
         for key, value in other.__dict__.items():
             own.__dict__.setdefault(key, value)
     return config
-
-
-def architecture_of(folder: Path) -> str:
-    """Return the name of the model class that a folder's config.json asks for."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(config["architectures"][0])
 
 
 def _import(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Record what a model makes of its tensors once they are loaded, and of which of them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,13 +58,29 @@ class Lineage(TorchDispatchMode):
         self._origins[storage] = self.of(tensor) | origins
 
 
-def trace_derived(model: Any, recipe: str, call: Callable[[], object]) -> dict[str, RoleRecord]:
-    """Run what a model does once its tensors are loaded, on the meta device.
+@contextmanager
+def without_method(model: Any, name: str) -> Generator[None]:
+    """Let a method of a model do nothing meanwhile, if there is one."""
+    if not hasattr(model, name):
+        yield
+        return
+    setattr(model, name, _do_nothing)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+
+
+def _do_nothing(*_: object, **__: object) -> None:
+    """Stand in for a method."""
+
+
+def trace_derived(model: Any, name: str) -> dict[str, RoleRecord]:
+    """Call the method by which a model makes tensors of those that were loaded, if it has one.
 
     Args:
-        model: The model.
-        recipe: What to call it where it has to be done again.
-        call: What it does.
+        model: The model, on the meta device.
+        name: The method, which is the recipe where it has to be done again.
 
     Returns:
         The roles of the tensors that it has then and had not before, by name.
@@ -71,16 +88,19 @@ def trace_derived(model: Any, recipe: str, call: Callable[[], object]) -> dict[s
     Raises:
         TraceError: it changes what was loaded.
     """
+    method = getattr(model, name, None)
+    if method is None:
+        return {}
     before = live_tensors(model)
     originals = set(aliases(before).values())
     with Lineage({name: before[name].tensor for name in originals}) as lineage:
-        call()
+        method()
     after = live_tensors(model)
     if moved := places(before) - places(after):
         names = ", ".join(sorted({name for name, _ in moved}))
         raise TraceError(f"what follows loading gives other memory to {names}")
     return {
-        name: _role(recipe, lineage.of(held.tensor))
+        name: _role(method.__qualname__, lineage.of(held.tensor))
         for name, held in after.items()
         if name not in before
     }

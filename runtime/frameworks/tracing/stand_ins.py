@@ -1,4 +1,4 @@
-"""Inert stand-ins for packages that SGLang imports but does not use to build and load a model."""
+"""Inert stand-ins for packages that an engine imports, but does not use to load a model."""
 
 import importlib
 import importlib.abc

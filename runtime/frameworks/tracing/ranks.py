@@ -1,0 +1,159 @@
+"""Trace what an engine's ranks hold, in a process that can become every one of them.
+
+The state of an engine is global, so every rank is a process. Importing an engine takes seconds, and
+a rank a second or two: ranks are forked from the one process that has imported it.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tranship.runtime.bind import location
+from tranship.runtime.frameworks.tracing.config import architecture_of, block_of, method_of
+from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
+from tranship.runtime.frameworks.tracing.derived import trace_derived, without_method
+from tranship.runtime.frameworks.tracing.request import Answer, TraceRequest, refusal
+from tranship.runtime.frameworks.tracing.sources import on_meta
+from tranship.runtime.frameworks.tracing.tracer import Trace, TraceError, trace_load
+from tranship.runtime.live import LiveTensor, live_tensors
+from tranship.schema.codec import dump, write_atomically
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.fold import fold
+from tranship.schema.manifest import Axis, Framework, Side
+from tranship.schema.records import Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An engine's own code, and what is to be known to run it.
+
+    Attributes:
+        title: what people call the engine.
+        package: the package that holds it, and the framework's name in a manifest.
+        prepare: imports what all ranks use, for the name of a model class.
+        build: makes this process a rank, for good, and builds its model on the meta device.
+        axes: mesh axes, as the engine numbers ranks.
+        options: all arguments that decide what is held, under the engine's names.
+        constants: why no update changes a tensor, by the last part of its name.
+        passing: last parts of names of tensors that serving replaces or removes; unless a
+            checkpoint has values for them they are not declared.
+        derives: the method of a model, if it has one, that makes other tensors of those that were
+            loaded.
+    """
+
+    title: str
+    package: str
+    prepare: Callable[[str], None]
+    build: Callable[[TraceRequest, int], Any]
+    axes: Callable[[TraceRequest], tuple[Axis, ...]]
+    options: Callable[[TraceRequest], Mapping[str, int | bool | str]]
+    constants: Mapping[str, str] = field(default_factory=lambda: CONSTANTS)
+    passing: frozenset[str] = frozenset()
+    derives: str = ""
+
+
+def trace_rank(code: Code, request: TraceRequest, rank: int) -> Declaration:
+    """Declare a rank, which this process becomes for good.
+
+    Raises:
+        DiagnosticError: as `declare`; TS855, weights are loaded in a way that copies of boxes
+            cannot express; TS856, the engine does not build the model.
+    """
+    try:
+        model: Any = code.build(request, rank)
+    except Exception as error:
+        traceback.print_exc()
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        origin = f"{Path(last.filename).name}:{last.lineno}, {last.line}"
+        reason = f"{type(error).__name__}: {error} ({origin})"
+        message = f"{code.title} does not build the model: {reason}"
+        where = location(Side.RECEIVER, rank)
+        raise DiagnosticError([Diagnostic("TS856", message, where)]) from error
+    return trace_model(code, model, request, rank)
+
+
+def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Declaration:
+    """Declare the rank whose model was built on the meta device.
+
+    Raises:
+        DiagnosticError: as `trace_rank`, but TS856.
+    """
+    checkpoint = on_meta(request.sources)
+    try:
+        with without_method(model, code.derives):
+            trace = trace_load(model, checkpoint)
+        derived = trace_derived(model, code.derives)
+    except TraceError as error:
+        where = location(Side.RECEIVER, rank)
+        raise DiagnosticError([Diagnostic("TS855", f"{error}", where)]) from error
+    engine = Engine(
+        framework=Framework(
+            name=code.package, version=version(code.package), options=dict(code.options(request))
+        ),
+        world_size=request.tp,
+        axes=code.axes(request),
+        rank=rank,
+        method=method_of(request.folder),
+        block=block_of(request.folder),
+        constants=code.constants,
+        derived=derived,
+    )
+    return declare(engine, _held(code, model, trace), trace, checkpoint)
+
+
+def _held(code: Code, model: Any, trace: Trace) -> dict[str, LiveTensor]:
+    """Collect the model's tensors, without those that are only passing."""
+    written = {write.buffer for write in trace.writes}
+    return {
+        name: held
+        for name, held in live_tensors(model).items()
+        if name in written or name.rpartition(".")[2] not in code.passing
+    }
+
+
+def answer(code: Code, request: TraceRequest, rank: int) -> Answer:
+    """Trace a rank, and say what became of it."""
+    try:
+        return Answer(manifest=dump(fold(trace_rank(code, request, rank))).decode())
+    except DiagnosticError as error:
+        return refusal(error)
+
+
+def main(code: Code, path: str) -> None:
+    """Trace all ranks of a request, as many at once as there are processors."""
+    request = TraceRequest.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    code.prepare(architecture_of(request.folder))
+    torch.set_num_threads(1)
+    running = 0
+    for rank in request.ranks:
+        if running == (os.cpu_count() or 1):
+            os.wait()
+            running -= 1
+        if os.fork() == 0:
+            _be(code, request, rank)
+        running += 1
+    for _ in range(running):
+        os.wait()
+
+
+def _be(code: Code, request: TraceRequest, rank: int) -> None:
+    """Be a rank, and end the process."""
+    status = 1
+    try:
+        text = answer(code, request, rank).model_dump_json()
+        write_atomically(request.output / f"{rank}.json", text.encode())
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Neither the parent's cleanup nor its buffers are this process's.
+        os._exit(status)

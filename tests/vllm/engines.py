@@ -1,0 +1,95 @@
+"""Trace every rank of every case, and load a random checkpoint into it with vLLM's own code.
+
+    python tests/vllm/engines.py FOLDER
+
+vLLM is imported once. Each rank is traced in one fork of that process and loaded in another: vLLM
+builds one model per process. A rank leaves `RANK.json`, an `Answer`, and `RANK.safetensors`, what
+it holds after loading. The names of what loading has left alone are in `RANK.untouched`.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.models.configs import CONFIGS
+from tests.sglang.configs import random_values
+from tests.sglang.load import read_tensors, write_tensors
+from tests.sglang.replay import UNWRITTEN, bits
+from tests.vllm.cases import CASES, Case
+from tests.vllm.forks import start
+from tranship.runtime.frameworks.tracing.ranks import answer
+from tranship.runtime.frameworks.tracing.request import TraceRequest
+from tranship.runtime.frameworks.tracing.sources import on_meta
+from tranship.runtime.frameworks.vllm.boot import Place, boot, build_model, prepare, register
+from tranship.runtime.frameworks.vllm.trace import VLLM
+from tranship.runtime.live import live_tensors
+from tranship.schema.manifest import Kind
+
+CHECKPOINT = "checkpoint.st"
+
+
+def trace(request: TraceRequest, rank: int) -> None:
+    """Trace a rank."""
+    text = answer(VLLM, request, rank).model_dump_json()
+    (request.output / f"{rank}.json").write_text(text)
+
+
+def load(request: TraceRequest, rank: int) -> None:
+    """Load the checkpoint into a rank on the CPU, all of whose parameters hold NaNs before."""
+    config = boot(request.folder, Place(request.tp, request.ep > 1, rank), {})
+    model: Any = build_model(config, "cpu")
+    held = live_tensors(model)
+    for one in held.values():
+        if one.kind is Kind.PARAMETER:
+            bits(one.tensor).fill_(UNWRITTEN)
+    before = {name: one.tensor.clone() for name, one in held.items()}
+    model.load_weights(iter(read_tensors(request.folder / CHECKPOINT).items()))
+    after = {name: one.tensor.clone() for name, one in live_tensors(model).items()}
+    write_tensors(after, request.output / f"{rank}.safetensors")
+    same = [name for name in before if torch.equal(bits(before[name]), bits(after[name]))]
+    (request.output / f"{rank}.untouched").write_text("\n".join(same))
+
+
+def jobs(folder: Path) -> Iterator[Callable[[], None]]:
+    """Yield what is to be done, with the cases' files written."""
+    for seed, case in enumerate(CASES):
+        own = folder / case.title
+        own.mkdir()
+        case.write(own)
+        request = case.request(own, tuple(range(case.tp)))
+        write_tensors(random_values(on_meta(request.sources), seed), own / CHECKPOINT)
+        for rank in request.ranks:
+            yield partial(trace, request, rank)
+            yield partial(load, request, rank)
+
+
+def architectures(cases: tuple[Case, ...]) -> set[str]:
+    """Return the model classes of the cases."""
+    return {CONFIGS[case.model]["architectures"][0] for case in cases}
+
+
+def main(folder: Path) -> None:
+    """Run all jobs, two at once."""
+    first, *others = sorted(architectures(CASES))
+    prepare(first)
+    for other in others:
+        register(other)
+    torch.set_num_threads(1)
+    running, failed = 0, 0
+    for job in jobs(folder):
+        if running == 2:
+            failed += os.wait()[1] != 0
+            running -= 1
+        start(job)
+        running += 1
+    failed += sum(os.wait()[1] != 0 for _ in range(running))
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,57 @@
+"""vLLM's weight-transfer API with tranship behind it."""
+
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vllm.conftest import FOLDER, environment
+from tests.vllm.marks import NEEDS_VLLM
+from tranship.runtime.frameworks.vllm import plugin
+
+pytestmark = NEEDS_VLLM
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What came of an update of a plain model, and of one with packed weights."""
+    folder = tmp_path_factory.mktemp("updates")
+    command = [sys.executable, str(FOLDER / "weight_update.py"), str(folder)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = sorted(folder.glob("*/report.json"))
+    return [json.loads(path.read_text()) for path in found]
+
+
+def test_every_version_is_received_in_place_as_vllm_loads_it(reports: list[Any]) -> None:
+    plain, _ = reports
+    assert plain["equal"] == [True, True]
+    assert plain["in place"] == [True, True]
+
+
+def test_init_info_that_makes_no_sense_is_refused(reports: list[Any]) -> None:
+    plain, _ = reports
+    assert "TS881: transport 'pigeon' is none of gloo, nccl" in plain["no such transport"]
+    assert "unexpected keyword argument 'speed'" in plain["no such argument"]
+
+
+def test_layers_that_pack_their_weights_are_refused(reports: list[Any]) -> None:
+    _, (packing, keeping) = reports
+    named = set(re.findall("TS880: model.layers.2.(.*) may hold", packing))
+    attention = {"self_attn.qkv_proj", "self_attn.o_proj"}
+    assert named == attention | {"mlp.experts.routed_experts"}
+    assert "TS880" not in keeping
+    assert "TS100" in keeping
+
+
+def test_vllm_finds_the_backend_by_an_entry_point() -> None:
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    (name,) = project["entry-points"]["vllm.general_plugins"].values()
+    assert pkgutil.resolve_name(name) is plugin.register

@@ -1,0 +1,177 @@
+"""Update a real vLLM model through vLLM's weight-transfer API, as its workers call it.
+
+    python tests/vllm/weight_update.py FOLDER
+
+Leaves `report.json`. vLLM is imported once, and every model is built in a fork of that process.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
+
+from tests.runtime.live_models import model_of
+from tests.sglang.configs import random_values
+from tests.sglang.replay import UNWRITTEN, bits
+from tests.vllm.cases import Case
+from tests.vllm.engines import trace
+from tests.vllm.forks import run
+from tests.vllm.results import Result
+from tranship.compiler.pipeline import compile_transfer
+from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.sources import on_meta
+from tranship.runtime.frameworks.vllm.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.vllm.boot import register as register_model
+from tranship.runtime.frameworks.vllm.plugin import BACKEND, register
+from tranship.runtime.live import live_tensors
+from tranship.runtime.session import Sender
+from tranship.runtime.transports.gloo import connect_gloo
+from tranship.runtime.transports.protocol import World
+from tranship.schema.codec import dump
+from tranship.schema.diagnostics import DiagnosticError
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Manifest, Side
+from tranship.schema.transfer import Options
+
+PLAIN, QUANTIZED = Case("qwen3", False, 1, 1), Case("qwen3_moe", True, 1, 1)
+TIMEOUT = 30.0
+
+
+def worker(folder: Path) -> tuple[Any, Any]:
+    """Build a model, and the engine that vLLM makes for it."""
+    config = boot(folder, Place(1, False, 0), {})
+    model: Any = build_model(config, "cpu")
+    register()
+    register()  # vLLM may load a plugin more than once
+    settings: Any = importlib.import_module("vllm.config.weight_transfer")
+    module: Any = importlib.import_module("vllm.distributed.weight_transfer.factory")
+    asked = settings.WeightTransferConfig(backend=BACKEND)
+    factory = module.WeightTransferEngineFactory
+    return model, factory.create_engine(asked, config, torch.device("cpu"), model)
+
+
+def refused(engine: Any, info: dict[str, Any]) -> str:
+    """Return why an engine cannot be initialized."""
+    try:
+        engine.init_transfer_engine(engine.parse_init_info(info))
+    except (DiagnosticError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def trainer(result: Result, given: Manifest) -> Generator[tuple[int, Any]]:
+    """Serve a store, and wait for the engine; yield the port and a way to publish a version."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    theirs = result.manifest(0)
+    plan = compile_transfer(given, theirs, options=Options())
+    (result.folder / "plan.json").write_bytes(dump(plan))
+    (result.folder / "engine.json").write_bytes(dump(theirs))
+
+    def serve() -> Sender:
+        end = connect_gloo(store, World(senders=1, receivers=1), Side.SENDER, 0, TIMEOUT)
+        return Sender.bind(plan, given, live_tensors(source), end, 0)
+
+    source = model_of(given, 0)
+    with ThreadPoolExecutor(1) as pool:
+        sender = pool.submit(serve)
+
+        def publish(version: int, checkpoint: dict[str, torch.Tensor]) -> Any:
+            for name, held in live_tensors(source).items():
+                held.tensor.copy_(checkpoint[name])
+            return pool.submit(lambda: sender.result().publish(version))
+
+        yield store.port, publish
+
+
+def update(result: Result) -> None:
+    """Send two versions to an engine, and compare each with what vLLM's own loading gives."""
+    model, engine = worker(result.folder)
+    # On a CPU there is nothing to wait for, and torch refuses to.
+    torch.accelerator.synchronize = lambda: None
+    given = result.case.checkpoint(result.config)
+    like = on_meta({b.name: (b.dtype, b.shape) for b in expand(given).buffers})
+    report: dict[str, list[bool] | str] = {}
+    equal: list[bool] = []
+    in_place: list[bool] = []
+    before = {name: held.tensor.data_ptr() for name, held in live_tensors(model).items()}
+    with trainer(result, given) as (port, publish):
+        files = {name: str(result.folder / f"{name}.json") for name in ("plan", "engine")}
+        info = {"plan": files["plan"], "manifest": files["engine"], "host": "127.0.0.1"}
+        info |= {"port": port, "timeout": TIMEOUT}
+        report["no such transport"] = refused(engine, info | {"transport": "pigeon"})
+        report["no such argument"] = refused(engine, info | {"speed": 11})
+        engine.init_transfer_engine(engine.parse_init_info(info | {"transport": "gloo"}))
+        for version in (1, 2):
+            checkpoint = random_values(like, version)
+            sent = publish(version, checkpoint)
+            engine.start_weight_update()
+            engine.update_weights({"version": version})
+            engine.finish_weight_update()
+            sent.result()
+            equal.append(same_as_loaded(model, checkpoint))
+            after = {name: held.tensor.data_ptr() for name, held in live_tensors(model).items()}
+            in_place.append(after == before)
+        engine.shutdown()
+    report |= {"equal": equal, "in place": in_place}
+    (result.folder / "report.json").write_text(json.dumps(report))
+
+
+def same_as_loaded(model: Any, checkpoint: dict[str, torch.Tensor]) -> bool:
+    """Whether a model holds, bit by bit, what its own `load_weights` makes of a checkpoint."""
+    held = {name: bits(one.detach()) for name, one in model.named_parameters()}
+    received = {name: tensor.clone() for name, tensor in held.items()}
+    for tensor in held.values():
+        tensor.fill_(UNWRITTEN)
+    model.load_weights(iter(checkpoint.items()))
+    return all(torch.equal(held[name], received[name]) for name in held)
+
+
+def refuse(folder: Path) -> None:
+    """Note why an engine is not updated whose kernels pack weights, and if others are chosen."""
+    model, engine = worker(folder)
+    info = {"plan": "no plan.json", "manifest": "engine.json", "host": "127.0.0.1", "port": 1}
+    packing = refused(engine, info)
+    choose_kernels_that_keep(model)
+    (folder / "report.json").write_text(json.dumps([packing, refused(engine, info)]))
+
+
+def choose_kernels_that_keep(model: Any) -> None:
+    """Put in place what vLLM would choose on a GPU that has neither DeepGEMM nor FlashInfer."""
+    linear: Any = importlib.import_module("vllm.model_executor.kernels.linear.scaled_mm.cutlass")
+    experts: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.oracle.fp8")
+    kernel = linear.CutlassFp8BlockScaledMMKernel
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if hasattr(method, "fp8_linear"):
+            method.fp8_linear = kernel.__new__(kernel)
+        if hasattr(method, "fp8_backend"):
+            method.fp8_backend = experts.Fp8MoeBackend.TRITON
+
+
+def main(folder: Path) -> None:
+    """Run both."""
+    folders = [folder / case.title for case in (PLAIN, QUANTIZED)]
+    for case, own in zip((PLAIN, QUANTIZED), folders, strict=True):
+        own.mkdir()
+        case.write(own)
+    prepare(architecture_of(folders[0]))
+    register_model(architecture_of(folders[1]))
+    torch.set_num_threads(1)
+    run(partial(trace, PLAIN.request(folders[0], (0,)), 0))
+    run(partial(update, Result(PLAIN, folders[0])))
+    run(partial(refuse, folders[1]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
