@@ -271,9 +271,11 @@ def _require_declared(manifest: Manifest, live: Declaration, rank: int) -> None:
 
 def _changed(where: Location, change: Change) -> Diagnostic:
     members = f" ({change.members})" if change.members else ""
+    found = "missing" if change.new is None else change.new
+    declared = "not declared" if change.old is None else f"declared is {change.old}"
     return Diagnostic(
         code="TS875",
-        message=f"{change.subject}{members}: {change.kind} is {change.new}, declared {change.old}",
+        message=f"{change.subject}{members}: {change.kind} is {found}, {declared}",
         at=where,
         expected=change.old,
         found=change.new,

@@ -53,7 +53,7 @@ class Job(BaseModel):
     """A rank, the checkpoint that it starts with, and what happens to it.
 
     Where `closes` is false, SGLang's sessions are not ended: it does so for FP8 on a CPU with AMX
-    only.
+    only. The scheduler calls loaders with gradients off, or in inference mode.
     """
 
     config: dict[str, Any]
@@ -63,6 +63,7 @@ class Job(BaseModel):
     arguments: dict[str, Any] = {}
     checkpoint: Path | None = None
     closes: bool = True
+    inference_mode: bool = False
     steps: list[Step]
 
 
@@ -166,7 +167,8 @@ def be(job: Job, output: Path) -> None:
     try:
         engine = Engine(job, folder)
         for step in job.steps:
-            reports.steps.append(engine.run(step))
+            with torch.inference_mode() if job.inference_mode else torch.no_grad():
+                reports.steps.append(engine.run(step))
     except Exception:
         reports.raised = traceback.format_exc()
     output.write_text(reports.model_dump_json(), encoding="utf-8")

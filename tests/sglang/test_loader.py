@@ -98,6 +98,7 @@ def test_versions_arrive_in_place(tmp_path: Path, store: TCPStore, name: str, fp
         tp=2,
         checkpoint=transfer.checkpoint(0),
         closes=not fp8,
+        inference_mode=fp8,
         steps=steps,
     )
     jobs = [job.model_copy(update={"rank": rank}) for rank in range(2)]
