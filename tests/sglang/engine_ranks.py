@@ -1,4 +1,4 @@
-"""Ranks of SGLang engines that are given orders, as SGLang's own `WeightUpdater` is given them.
+"""Ranks of SGLang engines that are given orders by SGLang's own update sessions.
 
     python tests/sglang/engine_ranks.py SCENARIO
 
@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class Engine:
         return {name: (live.tensor.data_ptr(), id(live.read({}))) for name, live in found.items()}
 
     def run(self, step: Step) -> Report:
-        """Update, as `SchedulerWeightUpdaterManager` does for every runner."""
+        """Update, and look at what it did."""
         if step.second_names:
             for layer in self.model.model.layers:
                 layer.self_attn.attn_mha.kv_b_proj = layer.self_attn.kv_b_proj
@@ -131,14 +132,8 @@ class Engine:
         if step.packed:
             self.model.model.layers[0].self_attn.o_proj.weight_scale_inv.format_ue8m0 = True
         report = Report()
-        serializer: Any = importlib.import_module("sglang.srt.utils").MultiprocessingSerializer
         try:
-            self.updater.begin_weight_update()
-            given = serializer.deserialize(step.payload)
-            done = self.updater.update_weights_from_tensor(given, load_format=step.load_format)
-            assert done == (True, "Success"), done
-            if self.job.closes:
-                self.updater.end_weight_update(run_post_load=False)
+            self._session(step)
         except Exception as error:
             report.error = f"{type(error).__name__}: {error}"
         now = self._held()
@@ -147,6 +142,43 @@ class Engine:
         if step.expect:
             report.wrong = list(self._wrong(read_tensors(step.expect)))
         return report
+
+    def _session(self, step: Step) -> None:
+        """Update in a session of SGLang's, by the class that its scheduler does it with."""
+        manager = managers("scheduler_components.weight_updater").SchedulerWeightUpdaterManager(
+            tp_worker=self,
+            draft_worker=None,
+            memory_saver_adapter=None,
+            flush_cache=None,
+            is_fully_idle=None,
+            scheduler=SimpleNamespace(record_weight_version_change=self.versions),
+        )
+        requests = managers("io_struct")
+        sent = requests.UpdateWeightsFromTensorReqInput(
+            serialized_named_tensors=[base64.b64decode(step.payload)] * self.job.tp,
+            load_format=step.load_format,
+            flush_cache=False,
+            selector="target",
+        )
+        begun = manager.begin_weight_update(requests.BeginWeightUpdateReqInput(selector="target"))
+        assert begun.success, begun
+        updated = manager.update_weights_from_tensor(sent)
+        assert updated.success, updated
+        if self.job.closes:
+            ended = manager.end_weight_update(requests.EndWeightUpdateReqInput())
+            assert ended.success, ended
+
+    def weight_update_runners(self) -> list[tuple[str, object]]:
+        """What the scheduler asks its worker for."""
+        return [("target", SimpleNamespace(weight_updater=self.updater))]
+
+    def deserialize_own_rank(self, payloads: list[bytes]) -> object:
+        """As SGLang's worker does it (managers/tp_worker.py)."""
+        utils: Any = importlib.import_module("sglang.srt.utils")
+        return utils.MultiprocessingSerializer.deserialize(payloads[self.job.rank])
+
+    def versions(self, new_version: str | None) -> None:
+        """Take note of a version's name, which is not what these tests are about."""
 
     def _wrong(self, checkpoint: dict[str, torch.Tensor]) -> list[str]:
         """Compare with a second model, which loads the checkpoint with the engine's own code."""
@@ -174,10 +206,9 @@ def be(job: Job, output: Path) -> None:
     output.write_text(reports.model_dump_json(), encoding="utf-8")
 
 
-def stand_in_for_base64() -> None:
-    """Let SGLang decode what it is sent over HTTP without the package that it does so with."""
-    common: Any = importlib.import_module("sglang.srt.utils.common")
-    common.pybase64 = base64
+def managers(name: str) -> Any:
+    """Return a module of SGLang's scheduler."""
+    return importlib.import_module(f"sglang.srt.managers.{name}")
 
 
 def main(path: str) -> None:
@@ -187,7 +218,7 @@ def main(path: str) -> None:
     folder.mkdir()
     write_config(scenario.jobs[0].config, folder)
     prepare(architecture_of(folder))
-    stand_in_for_base64()
+    managers("scheduler_components.weight_updater")
     importlib.import_module("sglang.srt.model_executor.model_runner_components.weight_updater")
     torch.set_num_threads(1)
     for number, job in enumerate(scenario.jobs):

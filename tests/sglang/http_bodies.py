@@ -5,6 +5,7 @@
 Standard input is a JSON list of pairs: an endpoint, and the body that was sent to it.
 """
 
+import base64
 import importlib
 import json
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tests.sglang.engine_ranks import stand_in_for_base64
 from tranship.runtime.frameworks.sglang.boot import STAND_INS
 from tranship.runtime.frameworks.sglang.control import read_order
 from tranship.runtime.frameworks.sglang.stand_ins import install
@@ -31,7 +31,7 @@ def main() -> None:
     install(STAND_INS)
     classes: Any = importlib.import_module("sglang.srt.managers.io_struct")
     common: Any = importlib.import_module("sglang.srt.utils.common")
-    stand_in_for_base64()
+    common.pybase64 = base64  # the package that it decodes with need not be there
     for endpoint, body in json.load(sys.stdin):
         kind = getattr(classes, CLASSES[endpoint])
         unknown = set(body) - set(kind.__struct_fields__)
