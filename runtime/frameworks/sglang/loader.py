@@ -8,10 +8,10 @@ within the session that `begin_weight_update` opens and `end_weight_update` clos
 once, and receives versions in place: no tensor moves, and CUDA graphs stay valid.
 
 Whatever fails is raised. SGLang catches nothing that a custom loader raises, and would take any
-return for success: the scheduler logs the error and ends, and the server with all its ranks. So an
-engine never serves a mixture of versions; but it is gone also where an order was refused before
-anything was written, and has to be started again. In a process that survives, as in a test, the
-session is as it was before an order that was refused.
+return for success: the scheduler logs the error and ends, and the server with all its ranks (of a
+`sglang.Engine`, the process that holds it). So an engine never serves a mixture of versions; but it
+is gone also where an order was refused before anything was written, and has to be started again. In
+a process that survives, as in a test, the session is as it was before an order that was refused.
 """
 
 import importlib
