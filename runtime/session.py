@@ -180,7 +180,7 @@ def _endpoint(
     rank: int,
     recipes: Mapping[str, Recipe],
 ) -> Endpoint:
-    _require_own_plan(plan, manifest, side, rank)
+    require_own_plan(plan, manifest, side, rank)
     bound = bind(live, manifest, side, rank)
     expanded = program(plan, side, rank)
     end = Endpoint(
@@ -214,7 +214,12 @@ def _hello(plan: TransferPlan, side: Side, rank: int) -> Hello:
     )
 
 
-def _require_own_plan(plan: TransferPlan, manifest: Manifest, side: Side, rank: int) -> None:
+def require_own_plan(plan: TransferPlan, manifest: Manifest, side: Side, rank: int) -> None:
+    """Make sure that a plan is of this manifest.
+
+    Raises:
+        StalePlanError: TS811, it is of another one.
+    """
     expected = (plan.sender if side is Side.SENDER else plan.receiver).manifest
     found = digest(dump(manifest))
     if found != expected:

@@ -1,0 +1,85 @@
+"""Which layers of an SGLang engine keep their weights as a checkpoint has them (SGLang 0.5.23).
+
+After every update SGLang runs `process_weights_after_loading` of each layer's quantization method.
+Where that replaces, transposes or repacks parameters, a plan cannot write into them in place, and
+what it wrote would be processed once more. The methods that are let through change nothing: this
+was seen on H100 for all of them, parameter by parameter.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from tranship.runtime.live import submodules
+from tranship.schema.diagnostics import Diagnostic, Location
+
+_UNTOUCHED = frozenset(
+    {
+        "BaseKVCacheMethod",
+        "Fp8KVCacheMethod",
+        "UnquantizedEmbeddingMethod",
+        "UnquantizedFusedMoEMethod",
+        "UnquantizedLinearMethod",
+    }
+)
+_BY_BLOCKS = frozenset({"Fp8LinearMethod", "Fp8MoEMethod"})
+
+_SHOWN = 3
+"""Most layers that are named for one reason."""
+
+
+def find_unfit(model: nn.Module, where: Location) -> tuple[Diagnostic, ...]:
+    """Report layers whose weights are not as a checkpoint has them (TS871), once per reason."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for path, module in submodules(model):
+        reason = _reason(module)
+        if reason is not None:
+            found[reason].append(".".join(path))
+    return tuple(_unfit(reason, names, where) for reason, names in found.items())
+
+
+def _unfit(reason: str, names: list[str], where: Location) -> Diagnostic:
+    more = len(names) - _SHOWN
+    shown = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return Diagnostic(
+        code="TS871",
+        message=f"{reason}: {shown}",
+        at=where,
+        help="serve BF16, or a checkpoint in FP8 by blocks, in a layout that SGLang keeps",
+    )
+
+
+def _reason(module: nn.Module) -> str | None:
+    """Say what SGLang makes of a layer's weights, or None if it leaves them alone."""
+    if getattr(module, "use_intel_amx_backend", False):
+        return "weights are repacked for AMX"
+    scales = module.parameters(recurse=False)
+    if any(getattr(scale, "format_ue8m0", False) for scale in scales):
+        return "codes and scales are requantized to powers of two and packed for DeepGEMM"
+    method: Any = getattr(module, "quant_method", None)
+    # Others have an attribute of this name too, such as a text.
+    if not hasattr(method, "process_weights_after_loading"):
+        return None
+    name = type(method).__name__
+    if name in _UNTOUCHED:
+        return None
+    if name not in _BY_BLOCKS:
+        return f"nothing is known of what {name} makes of weights"
+    return next(_reasons_of_fp8(method), None)
+
+
+def _reasons_of_fp8(method: Any) -> Iterator[str]:
+    if not method.quant_config.is_checkpoint_fp8_serialized:
+        yield "weights are quantized to FP8 after they were loaded, into new tensors"
+    if not method.block_quant:
+        yield "weights in FP8 per tensor are transposed and their scales replaced"
+    if method.use_mxfp8:
+        yield "scales in MXFP8 are laid out anew"
+    if getattr(method, "is_fp4_expert", False):
+        yield "experts in FP4 are laid out anew"
+    if getattr(method, "use_marlin", False):
+        yield "weights are repacked for Marlin"
+    if getattr(method, "block_fp8_as_mxfp8", False):
+        yield "scales are kept in MXFP8 a second time"

@@ -1,0 +1,230 @@
+"""Updates of real models by SGLang's own `WeightUpdater`, against what the models load."""
+
+import base64
+import multiprocessing
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
+from torch.distributed.distributed_c10d import PrefixStore
+
+from tests.models.configs import FP8
+from tests.runtime.gloo_ranks import Dying
+from tests.sglang.engine_ranks import Job, Report, Reports, Scenario, Step
+from tests.sglang.test_trace import FOLDER, pytestmark
+from tests.sglang.transfers import EngineTransfer, engine_transfer
+from tranship.runtime.errors import DistributedError
+from tranship.runtime.frameworks.sglang.control import Bind, Close, Update, serialized
+from tranship.runtime.live import live_tensors
+from tranship.runtime.session import Sender
+from tranship.runtime.transports.gloo import connect_gloo
+from tranship.runtime.transports.protocol import MessageTransport, World
+from tranship.schema.manifest import Side
+
+__all__ = ["pytestmark"]
+
+LIMIT = 120
+"""Seconds after which processes that hang are ended."""
+
+
+@pytest.fixture(scope="module")
+def store() -> TCPStore:
+    """Where all meet."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def step(order: Bind | Update | Close, **more: object) -> Step:
+    return Step.model_validate({"payload": serialized(order, 1)[0], **more})
+
+
+def update(version: int, expect: Path | None = None) -> Step:
+    return step(Update(action="update", version=version), expect=expect)
+
+
+def begin(folder: Path, jobs: Sequence[Job]) -> subprocess.Popen[bytes]:
+    """Start ranks; what they write lies in `folder` once they are done."""
+    folder.mkdir()
+    path = folder / "scenario.json"
+    path.write_text(Scenario(jobs=list(jobs), output=folder).model_dump_json(), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
+    return subprocess.Popen(
+        [sys.executable, str(FOLDER / "engine_ranks.py"), str(path)], env=environment
+    )
+
+
+def reports(process: subprocess.Popen[bytes], folder: Path, count: int) -> Iterator[list[Report]]:
+    """Wait for the ranks, and return what each reported."""
+    process.wait(LIMIT)
+    for number in range(count):
+        found = Reports.model_validate_json((folder / f"{number}.json").read_text())
+        assert not found.raised, found.raised
+        yield found.steps
+
+
+def bound(
+    transfer: EngineTransfer,
+    store: TCPStore,
+    name: str,
+    timeout: float = 60.0,
+    odd: Callable[[MessageTransport], MessageTransport] = lambda transport: transport,
+) -> Sender:
+    """Be the trainer: meet the engine's ranks, and bind."""
+    world = World(1, transfer.tp)
+    end = odd(connect_gloo(PrefixStore(name, store), world, Side.SENDER, 0, timeout))
+    live = live_tensors(transfer.trainer)
+    return Sender.bind(transfer.plan, transfer.sender, live, end, 0)
+
+
+@pytest.mark.parametrize(("name", "fp8"), [("qwen3_moe", True), ("deepseek_v3", False)])
+def test_versions_arrive_in_place(tmp_path: Path, store: TCPStore, name: str, fp8: bool) -> None:
+    transfer = engine_transfer(tmp_path / "files", name, 2, fp8)
+    versions = (1, 2, 5)
+    latent = name == "deepseek_v3"
+    assert bool(transfer.plan.derived) == latent
+    steps = [step(transfer.bind(name, store.port), second_names=latent)]
+    steps += [update(version, transfer.checkpoint(version)) for version in versions]
+    steps += [step(Close(action="close")), update(6)]
+    job = Job(
+        config=dict(transfer.config),
+        tp=2,
+        checkpoint=transfer.checkpoint(0),
+        closes=not fp8,
+        inference_mode=fp8,
+        steps=steps,
+    )
+    jobs = [job.model_copy(update={"rank": rank}) for rank in range(2)]
+    process = begin(tmp_path / "ranks", jobs)
+    sender = bound(transfer, store, name)
+    for version in versions:
+        transfer.train(version)
+        sender.publish(version)
+    for found in reports(process, tmp_path / "ranks", 2):
+        *done, refused = found
+        assert done == [Report()] * len(done)
+        assert "TS873" in refused.error
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def raw(name: str, text: str) -> Step:
+    """A tensor that `control.py` has not made."""
+    tensor = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    payload = base64.b64encode(pickle.dumps([(name, tensor)])).decode()
+    return Step(payload=payload)
+
+
+def with_digest(order: Bind, digest: str) -> Bind:
+    plan = order.plan.model_copy(update={"digest": digest})
+    return order.model_copy(update={"plan": plan})
+
+
+def die(transfer: EngineTransfer, port: int, name: str, timeout: float) -> None:
+    """Be a trainer that ends in the middle of a step."""
+    store = TCPStore("127.0.0.1", port)
+    store.wait([name])
+    bound(transfer, store, name, timeout, Dying).publish(5)
+
+
+def test_what_goes_wrong_is_told_and_nothing_is_half_bound(tmp_path: Path, store: TCPStore) -> None:
+    transfer = engine_transfer(tmp_path / "files", "qwen3_moe", 1)
+    other = engine_transfer(tmp_path / "other", "qwen3_moe", 1, moe_intermediate_size=512)
+    good, again = (transfer.bind(name, store.port) for name in ("good", "again"))
+    alone = transfer.bind("alone", store.port, timeout=0.5)
+    nowhere = alone.model_copy(
+        update={"meeting": alone.meeting.model_copy(update={"port": unused_port()})}
+    )
+    elsewhere = good.model_copy(update={"first_rank": 1})
+    stale, checkpoint = with_digest(good, "sha256:" + "0" * 64), transfer.checkpoint
+    expected = [
+        (raw("weights", "{}"), "TS870: tensors ['weights'] came"),
+        (raw("tranship", "{"), "control data:1:2: TS102: "),
+        (raw("tranship", '{"format": "tranship.sglang/9"}'), "TS114: "),
+        (update(1), "TS873: an update was ordered"),
+        (step(stale), "TS872: "),
+        (step(other.bind("other", store.port)), "TS804: "),
+        (step(elsewhere), "receiver rank 1: TS812: "),
+        (step(nowhere), "TransportError: meeting 'alone' at 127.0.0.1:"),
+        (step(alone), "failed: control message 0 did not come back: "),
+        (step(good), ""),
+        (update(1, checkpoint(1)), ""),
+        (step(stale), "TS872: "),
+        (update(2, checkpoint(2)), ""),
+        (update(3, checkpoint(2)), "TS832: "),
+        (update(4, checkpoint(4)), ""),
+        (step(transfer.bind("dying", store.port, timeout=2.0)), ""),
+        (update(5), "TS836: control message 2 did not come back: "),
+        (step(again), ""),
+        (update(6, checkpoint(6)), ""),
+    ]
+    job = Job(
+        config=dict(transfer.config),
+        checkpoint=checkpoint(0),
+        steps=[given for given, _ in expected],
+    )
+    context = multiprocessing.get_context("forkserver")
+    dying = context.Process(target=die, args=(transfer, store.port, "dying", 2.0))
+    dying.start()
+    process = begin(tmp_path / "ranks", [job])
+    sender = bound(transfer, store, "good")
+    for version in (1, 2, 4):
+        transfer.train(version)
+        if version == 4:
+            with pytest.raises(DistributedError, match="TS832"):
+                sender.publish(version)
+        sender.publish(version)
+    store.set("dying", "")
+    dying.join(LIMIT)
+    assert dying.exitcode == 17
+    sender = bound(transfer, store, "again")
+    transfer.train(6)
+    sender.publish(6)
+    (found,) = reports(process, tmp_path / "ranks", 1)
+    for report, (_, error) in zip(found, expected, strict=True):
+        assert (error in report.error, bool(report.error)) == (True, bool(error)), (error, report)
+        assert (report.wrong, report.moved) == ([], []), (error, report)
+
+
+def unused_port() -> int:
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return own.getsockname()[1]
+
+
+PER_TENSOR = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
+
+
+UNFIT: Sequence[tuple[dict[str, object], dict[str, object], bool, str]] = (
+    ({}, {"quantization": "fp8"}, False, "quantized to FP8 after they were loaded"),
+    ({"quantization_config": PER_TENSOR}, {}, False, "in FP8 per tensor are transposed"),
+    (FP8, {}, True, "packed for DeepGEMM"),
+)
+"""Changes of a configuration, launch arguments, whether scales are packed, why that is unfit."""
+
+
+def test_engines_that_change_their_weights_are_refused(tmp_path: Path, store: TCPStore) -> None:
+    transfer = engine_transfer(tmp_path / "files", "qwen3_moe", 1)
+    order = transfer.bind("refused", store.port)
+    jobs = [
+        Job(
+            config={**transfer.config, **changes},
+            arguments=given,
+            steps=[step(order, packed=packed)],
+        )
+        for changes, given, packed, _ in UNFIT
+    ]
+    process = begin(tmp_path / "ranks", jobs)
+    found = list(reports(process, tmp_path / "ranks", len(jobs)))
+    for (report,), (*_, reason) in zip(found, UNFIT, strict=True):
+        assert report.error.startswith("DiagnosticError: receiver rank 0: TS871: ")
+        assert reason in report.error
+        assert "model.layers.0.self_attn" in report.error

@@ -1,0 +1,111 @@
+"""Transfers from a plain module with a checkpoint's tensors to a real engine, and their oracles."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.models.configs import FP8
+from tests.models.configs import write_config as write_model
+from tests.properties.dense import quantize
+from tests.runtime.live_models import place
+from tests.sglang.load import write_tensors
+from tranship.compiler.pipeline import compile_transfer
+from tranship.models.produce import Request, produce
+from tranship.runtime.dtypes import torch_dtype
+from tranship.runtime.frameworks.fsdp import fsdp_declaration
+from tranship.runtime.frameworks.sglang.control import Bind, Meeting, committed_file
+from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.schema.codec import dump
+from tranship.schema.dtypes import DType
+from tranship.schema.expand import expand
+from tranship.schema.fold import fold
+from tranship.schema.manifest import Kind, Manifest
+from tranship.schema.plan import TransferPlan
+from tranship.schema.testing import Encoding
+from tranship.schema.transfer import Options
+
+BLOCK = (128, 128)
+
+
+Sources = Mapping[str, tuple[DType, tuple[int, ...]]]
+"""Dtype and shape of every tensor of the checkpoint that the engine loads."""
+
+
+def random_weights(sources: Sources, version: int) -> dict[str, Tensor]:
+    """Return all weights of a version as a trainer has them, not quantized."""
+    generator = torch.Generator().manual_seed(version)
+    found: dict[str, Tensor] = {}
+    for name, (dtype, shape) in sources.items():
+        if not name.endswith(SCALE_SUFFIX):
+            plain = DType.BF16 if dtype is DType.F8E4M3FN else dtype
+            values = torch.randn(shape, generator=generator) * 0.02
+            found[name] = values.to(torch_dtype(plain))
+    return found
+
+
+@dataclass(frozen=True)
+class EngineTransfer:
+    """A trainer of one rank, the ranks of an engine, and the committed files between them."""
+
+    config: Mapping[str, Any]
+    tp: int
+    folder: Path
+    sources: Sources
+    trainer: nn.Module
+    sender: Manifest
+    plan: TransferPlan
+
+    def train(self, version: int) -> None:
+        """Put a version into the trainer's model, in place."""
+        with torch.no_grad():
+            for name, value in random_weights(self.sources, version).items():
+                self.trainer.get_parameter(name).copy_(value)
+
+    def checkpoint(self, version: int) -> Path:
+        """Write the checkpoint of a version as the engine would be given it, quantized."""
+        path, found = self.folder / f"{version}.safetensors", random_weights(self.sources, version)
+        for name, (dtype, _) in self.sources.items():
+            if dtype is DType.F8E4M3FN:
+                encoding = Encoding(DType.F8E4M3FN, BLOCK)
+                codes, scales = quantize(found[name], encoding, "divide")
+                found[name], found[name + SCALE_SUFFIX] = codes, scales
+        write_tensors(found, path)
+        return path
+
+    def bind(self, name: str, port: int, timeout: float = 60.0) -> Bind:
+        """Order to bind, at a meeting of this name."""
+        return Bind(
+            action="bind",
+            plan=committed_file(self.folder / "plan.json", TransferPlan),
+            manifest=committed_file(self.folder / "engine.json", Manifest),
+            meeting=Meeting(
+                host="127.0.0.1", port=port, name=name, transport="gloo", timeout=timeout
+            ),
+            first_rank=0,
+        )
+
+
+def engine_transfer(
+    folder: Path, name: str, tp: int, fp8: bool = False, **changes: object
+) -> EngineTransfer:
+    """Compile a transfer to an engine of `tp` ranks; its files are written into `folder`."""
+    folder.mkdir()
+    path = write_model(folder, name, **changes, **(FP8 if fp8 else {}))
+    checkpoint = produce(Request(name, path, "checkpoint", {}))
+    engine = produce(Request(name, path, "sglang", {"tp_size": str(tp), "device": "cpu"}))
+    sources = {b.name: (b.dtype, b.shape) for b in expand(checkpoint).buffers}
+    trainer = nn.Module()
+    for key, value in random_weights(sources, 0).items():
+        place(trainer, key, Kind.PARAMETER, value)
+    sender = fold(fsdp_declaration(trainer, rank=0, world_size=1))
+    plan = compile_transfer(sender, engine, options=Options())
+    (folder / "plan.json").write_bytes(dump(plan))
+    (folder / "trainer.json").write_bytes(dump(sender))
+    (folder / "engine.json").write_bytes(dump(engine))
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    return EngineTransfer(config, tp, folder, sources, trainer, sender, plan)
