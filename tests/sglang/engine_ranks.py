@@ -21,14 +21,9 @@ from pydantic import BaseModel
 from tests.sglang.configs import write_config
 from tests.sglang.load import load_rank, read_tensors
 from tests.sglang.replay import bits
-from tranship.runtime.frameworks.sglang.boot import (
-    Place,
-    architecture_of,
-    boot,
-    build_model,
-    prepare,
-)
+from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
 from tranship.runtime.frameworks.sglang.control import LOADER
+from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.live import live_tensors
 
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from tranship.runtime.frameworks.sglang.boot import STAND_INS
 from tranship.runtime.frameworks.sglang.control import read_order
-from tranship.runtime.frameworks.sglang.stand_ins import install
+from tranship.runtime.frameworks.tracing.stand_ins import install
 
 CLASSES = {
     "pause_generation": "PauseGenerationReqInput",

@@ -19,9 +19,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from tests.models.configs import FP8
 from tests.runtime.gloo_ranks import Dying
+from tests.sglang.architectures import ARCHITECTURES
 from tests.sglang.engine_ranks import Job, Report, Reports, Scenario, Step
 from tests.sglang.test_trace import FOLDER, pytestmark
-from tests.sglang.transfers import EngineTransfer, engine_transfer
+from tests.sglang.transfers import EngineTransfer, engine_transfer, traced_transfer
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.frameworks.sglang.control import Bind, Close, Update, serialized
 from tranship.runtime.live import live_tensors
@@ -84,33 +85,53 @@ def bound(
     return Sender.bind(transfer.plan, transfer.sender, live, end, 0)
 
 
+VERSIONS = (1, 2, 5)
+
+
+def delivered(
+    folder: Path, store: TCPStore, transfer: EngineTransfer, name: str, **job: object
+) -> list[list[Report]]:
+    """Let an engine of two ranks bind, receive some versions, and be closed."""
+    latent = name == "deepseek_v3"
+    steps = [step(transfer.bind(name, store.port), second_names=latent)]
+    steps += [update(version, transfer.checkpoint(version)) for version in VERSIONS]
+    steps += [step(Close(action="close")), update(6)]
+    config, checkpoint = dict(transfer.config), transfer.checkpoint(0)
+    asked = {"config": config, "tp": 2, "checkpoint": checkpoint, "steps": steps, **job}
+    jobs = [Job.model_validate({**asked, "rank": rank}) for rank in range(2)]
+    process = begin(folder, jobs)
+    sender = bound(transfer, store, name)
+    for version in VERSIONS:
+        transfer.train(version)
+        sender.publish(version)
+    return list(reports(process, folder, 2))
+
+
+def check_delivered(found: list[list[Report]]) -> None:
+    for rank in found:
+        *done, refused = rank
+        assert done == [Report()] * len(done)
+        assert "TS873" in refused.error
+
+
 @pytest.mark.parametrize(("name", "fp8"), [("qwen3_moe", True), ("deepseek_v3", False)])
 def test_versions_arrive_in_place(tmp_path: Path, store: TCPStore, name: str, fp8: bool) -> None:
     transfer = engine_transfer(tmp_path / "files", name, 2, fp8)
-    versions = (1, 2, 5)
-    latent = name == "deepseek_v3"
-    assert bool(transfer.plan.derived) == latent
-    steps = [step(transfer.bind(name, store.port), second_names=latent)]
-    steps += [update(version, transfer.checkpoint(version)) for version in versions]
-    steps += [step(Close(action="close")), update(6)]
-    job = Job(
-        config=dict(transfer.config),
-        tp=2,
-        checkpoint=transfer.checkpoint(0),
-        closes=not fp8,
-        inference_mode=fp8,
-        steps=steps,
-    )
-    jobs = [job.model_copy(update={"rank": rank}) for rank in range(2)]
-    process = begin(tmp_path / "ranks", jobs)
-    sender = bound(transfer, store, name)
-    for version in versions:
-        transfer.train(version)
-        sender.publish(version)
-    for found in reports(process, tmp_path / "ranks", 2):
-        *done, refused = found
-        assert done == [Report()] * len(done)
-        assert "TS873" in refused.error
+    assert bool(transfer.plan.derived) == (name == "deepseek_v3")
+    how = {"closes": not fp8, "inference_mode": fp8}
+    check_delivered(delivered(tmp_path / "ranks", store, transfer, name, **how))
+
+
+def test_versions_arrive_where_modules_recompute_buffers_of_their_own(
+    tmp_path: Path, store: TCPStore
+) -> None:
+    name = "qwen3_5_moe"
+    transfer = traced_transfer(tmp_path / "files", name, 2)
+    recipes = {step.recipe for step in transfer.plan.derived}
+    assert recipes == {"GemmaRMSNorm.refresh_gemma_weight"}
+    arguments = dict(ARCHITECTURES[name].arguments)
+    found = delivered(tmp_path / "ranks", store, transfer, name, arguments=arguments)
+    check_delivered(found)
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -169,7 +169,19 @@ def computes_into_the_buffer(x: torch.Tensor, of: Tensors) -> None:
 
 
 def changes_the_checkpoint(x: torch.Tensor, of: Tensors) -> None:
-    of["a"].zero_()
+    of["a"][1:].zero_()
+
+
+def clears_before_copying(x: torch.Tensor, of: Tensors) -> None:
+    x[:4].copy_(of["a"].clone().fill_(2))
+    x[4:].copy_(of["b"].zero_())
+
+
+def fills_a_part_before_copying(x: torch.Tensor, of: Tensors) -> None:
+    copied = torch.zeros_like(of["a"])
+    copied.zero_()
+    copied[1:].copy_(of["a"][1:])
+    x[:4].copy_(copied)
 
 
 def changes_the_buffer(x: torch.Tensor, of: Tensors) -> None:
@@ -212,6 +224,7 @@ def copies_itself(x: torch.Tensor, of: Tensors) -> None:
         (computes_in_place, "computed by aten::mul_"),
         (computes_into_the_buffer, "aten::mul changes x"),
         (changes_the_checkpoint, "a is filled"),
+        (fills_a_part_before_copying, "computed by fill_"),
         (changes_the_buffer, "aten::mul_ changes x"),
         (rounds_on_the_way, "a is rounded"),
         (reads_other_bytes, "reinterpreted bytes of a"),

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.cli.golden import GOLDEN
 from tests.models.configs import FP8
 from tests.models.configs import write_config as write_model
 from tests.properties.dense import quantize
 from tests.runtime.live_models import place
+from tests.sglang.architectures import ARCHITECTURES
 from tests.sglang.load import write_tensors
 from tranship.compiler.pipeline import compile_transfer
 from tranship.models.produce import Request, produce
@@ -20,7 +22,7 @@ from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.frameworks.fsdp import fsdp_declaration
 from tranship.runtime.frameworks.sglang.control import Bind, Meeting, committed_file
 from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
-from tranship.schema.codec import dump
+from tranship.schema.codec import dump, load
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
@@ -93,12 +95,27 @@ class EngineTransfer:
 def engine_transfer(
     folder: Path, name: str, tp: int, fp8: bool = False, **changes: object
 ) -> EngineTransfer:
-    """Compile a transfer to an engine of `tp` ranks; its files are written into `folder`."""
+    """Compile a transfer to an engine of `tp` ranks, by an offline manifest."""
     folder.mkdir()
     path = write_model(folder, name, **changes, **(FP8 if fp8 else {}))
     checkpoint = produce(Request(name, path, "checkpoint", {}))
     engine = produce(Request(name, path, "sglang", {"tp_size": str(tp), "device": "cpu"}))
     sources = {b.name: (b.dtype, b.shape) for b in expand(checkpoint).buffers}
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    return _transfer(folder, config, sources, engine)
+
+
+def traced_transfer(folder: Path, name: str, tp: int) -> EngineTransfer:
+    """Compile a transfer to an engine of `tp` ranks in BF16, by the manifest that was traced."""
+    folder.mkdir()
+    known = ARCHITECTURES[name]
+    engine = load(GOLDEN / "sglang" / f"{name}-bf16-tp{tp}-ep1.json", Manifest).value
+    return _transfer(folder, known.settings(fp8=False), known.sources(fp8=False), engine)
+
+
+def _transfer(
+    folder: Path, config: Mapping[str, Any], sources: Sources, engine: Manifest
+) -> EngineTransfer:
     trainer = nn.Module()
     for key, value in random_weights(sources, 0).items():
         place(trainer, key, Kind.PARAMETER, value)
@@ -107,5 +124,4 @@ def engine_transfer(
     (folder / "plan.json").write_bytes(dump(plan))
     (folder / "trainer.json").write_bytes(dump(sender))
     (folder / "engine.json").write_bytes(dump(engine))
-    config = json.loads(Path(path).read_text(encoding="utf-8"))
-    return EngineTransfer(config, tp, folder, sources, trainer, sender, plan)
+    return EngineTransfer(config, engine.world_size, folder, sources, trainer, sender, plan)

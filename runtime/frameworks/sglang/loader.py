@@ -39,6 +39,7 @@ from tranship.runtime.frameworks.sglang.control import (
     read_order,
 )
 from tranship.runtime.frameworks.sglang.layers import find_unfit
+from tranship.runtime.frameworks.sglang.recipes import PostLoad, find_recipes
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.runtime.session import Receiver
 from tranship.runtime.transports.cuda_ipc import connect_cuda_ipc
@@ -54,9 +55,6 @@ from tranship.schema.plan import TransferPlan
 
 _ATTRIBUTE = "_tranship_session"
 """Where a model keeps its session: with the model it goes, too."""
-
-_RECIPE = "post_load_weights"
-"""What SGLang calls the method by which a model recomputes what it derives from weights."""
 
 _ON_GPUS = {
     "nccl": connect_nccl,
@@ -86,25 +84,6 @@ def receive(model: nn.Module, named_tensors: NamedTensors) -> None:
             _session(model).update(version)
         case Close():
             _close(model)
-
-
-class PostLoad:
-    """Recomputes what a model derives from its weights, once in a step, whoever asks first."""
-
-    def __init__(self, model: Any) -> None:
-        self._call = getattr(model, _RECIPE, None)
-        self._done = False
-
-    def begin(self) -> None:
-        """Begin a step."""
-        self._done = False
-
-    def __call__(self, *_: Tensor) -> None:
-        """Recompute everything, in place; as a recipe it is called for each derived buffer."""
-        if not self._done and self._call is not None:
-            # Before the call: what has failed once in a step is not tried again.
-            self._done = True
-            self._call()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +133,7 @@ def _bind(model: nn.Module, order: Bind) -> None:
     live = _declared_once(live_tensors(model), manifest, rank)
     device = bind(live, manifest, Side.RECEIVER, rank).device
     post_load = PostLoad(model)
-    recipes = {
-        step.recipe: post_load for step in plan.derived if step.recipe.endswith(f".{_RECIPE}")
-    }
+    recipes = find_recipes((step.recipe for step in plan.derived), model, post_load)
     world = World(plan.sender.world_size, plan.receiver.world_size)
     transport = _connect(order.meeting, world, rank, device)
     receiver = Receiver.bind(plan, manifest, live, transport, rank, recipes)

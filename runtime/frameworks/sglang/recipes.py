@@ -1,0 +1,64 @@
+"""How an engine recomputes what it derives from its weights: the recipes of a plan."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from tranship.runtime.execute import Recipe
+from tranship.runtime.live import held_tensors, submodules
+
+POST_LOAD = "post_load_weights"
+"""What SGLang calls the method by which a model recomputes what it derives from weights."""
+
+
+class PostLoad:
+    """Recomputes what a model derives from its weights, once in a step, whoever asks first."""
+
+    def __init__(self, model: Any) -> None:
+        self._call = getattr(model, POST_LOAD, None)
+        self._done = False
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self._done = False
+
+    def __call__(self, *_: Tensor) -> None:
+        """Recompute everything, in place; as a recipe it is called for each derived buffer."""
+        if not self._done and self._call is not None:
+            # Before the call: what has failed once in a step is not tried again.
+            self._done = True
+            self._call()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMethod:
+    """Recomputes a buffer by a method of the module that holds it; by the buffers' addresses."""
+
+    methods: Mapping[int, Callable[[], object]]
+
+    def __call__(self, buffer: Tensor, *_: Tensor) -> None:
+        """Recompute `buffer` in place."""
+        self.methods[buffer.data_ptr()]()
+
+
+def find_recipes(names: Iterable[str], model: nn.Module, post_load: PostLoad) -> dict[str, Recipe]:
+    """Return those of the recipes, `Class.method` as a trace names them, that a model has."""
+    found: dict[str, Recipe] = {}
+    for name in set(names):
+        kind, _, method = name.rpartition(".")
+        if method == POST_LOAD:
+            found[name] = post_load
+        elif methods := _methods(model, kind, method):
+            found[name] = OwnMethod(methods)
+    return found
+
+
+def _methods(model: nn.Module, kind: str, method: str) -> dict[int, Callable[[], object]]:
+    return {
+        tensor.data_ptr(): getattr(owner, method)
+        for _, owner in submodules(model)
+        if kind in {base.__qualname__ for base in type(owner).__mro__}
+        for _, _, tensor in held_tensors(owner)
+    }
