@@ -51,7 +51,11 @@ def shards_of(chunk: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tupl
         tensors: Its parameters and buffers by name.
     """
     mapping = importlib.import_module(MAPPING)
-    state = cast("dict[str, object]", cast("Any", chunk).sharded_state_dict())
+    groups = importlib.import_module("megatron.core.parallel_state")
+    # A stage that predicts further tokens does not look the group up itself (0.16.1, gpt_model.py).
+    group = groups.get_data_parallel_group(with_context_parallel=True)
+    given = cast("Any", chunk).sharded_state_dict(metadata={"dp_cp_group": group})
+    state = cast("dict[str, object]", given)
     found: dict[str, tuple[Shard, ...]] = {}
     for name, entry in state.items():
         if name in tensors and (shards := _shards(entry, tensors[name], mapping)):
