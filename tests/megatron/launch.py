@@ -61,7 +61,7 @@ class Done:
 
 
 @cache
-def _context() -> tuple[multiprocessing.context.ForkServerContext, TCPStore]:
+def context_and_store() -> tuple[multiprocessing.context.ForkServerContext, TCPStore]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([ranks.__name__, "megatron.core.models.gpt"])
     return context, TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -69,7 +69,7 @@ def _context() -> tuple[multiprocessing.context.ForkServerContext, TCPStore]:
 
 def run(name: str, folder: Path) -> Done:
     """Run a case: all senders, and then its receivers, if it has any."""
-    case, (context, store) = CASES[name], _context()
+    case, (context, store) = CASES[name], context_and_store()
     whole = case.whole(folder)
     (folder / "whole.json").write_bytes(dump(whole))
     for number in VERSIONS:

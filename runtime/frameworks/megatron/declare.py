@@ -31,7 +31,7 @@ from tranship.runtime.frameworks.megatron.whole import (
     rows_held,
 )
 from tranship.runtime.live import local_tensor
-from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError, report_first
 from tranship.schema.manifest import Axis, Framework, Kind, Manifest, Side
 from tranship.schema.records import (
     BufferRecord,
@@ -43,6 +43,8 @@ from tranship.schema.records import (
     RoleRecord,
     contiguous_strides,
 )
+
+SAME_CONFIG = "make the manifest of the whole model from the config.json that the trainer has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def megatron_declaration(
     for chunk in numbered(chunks):
         buffers += _chunk(chunk, found, without)
     if found.findings:
-        raise DiagnosticError(found.findings)
+        where = location(Side.SENDER, rank).file
+        raise DiagnosticError(report_first(found.findings, lambda finding: finding, where))
     version = importlib.import_module("megatron.core").__version__
     return Declaration(
         side=Side.SENDER,
@@ -165,7 +168,7 @@ def _placed(item: Held, shards: Sequence[Shard], found: _Rank) -> bool:
     if not shards:
         message = f"Megatron's sharded_state_dict does not tell what {item.name!r} is a part of"
         found.report("TS862", message, "leave its module out, if nothing receives it")
-    return bool(shards) and all([_fits(item.name, shard, found) for shard in shards])
+    return bool(shards) and all(_fits(item.name, shard, found) for shard in shards)
 
 
 def _fits(name: str, shard: Shard, found: _Rank) -> bool:
@@ -174,7 +177,7 @@ def _fits(name: str, shard: Shard, found: _Rank) -> bool:
     counts = keys.counts(shard.key, shard.numbers)
     if counts is not None and counts != shard.counts:
         message = f"{name!r}: Megatron has {list(shard.counts)} of {shard.key!r}"
-        found.report("TS861", f"{message}, the whole model {list(counts)}")
+        found.report("TS861", f"{message}, the whole model {list(counts)}", SAME_CONFIG)
         return False
     target = keys.find(shard.key, shard.numbers)
     if target is None:
@@ -185,7 +188,8 @@ def _fits(name: str, shard: Shard, found: _Rank) -> bool:
     held = found.whole.buffers[target]
     if not _same_shape(shard, held):
         message = f"{name!r} is a part of a tensor of shape {list(shard.shape)}"
-        found.report("TS861", f"{message}, {target!r} of the whole model is {list(held.shape)}")
+        message += f", {target!r} of the whole model is {list(held.shape)}"
+        found.report("TS861", message, SAME_CONFIG)
         return False
     return True
 

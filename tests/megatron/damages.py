@@ -1,0 +1,201 @@
+"""Changes of a live model, one at a time, and what is said about each."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
+
+from tests.megatron.build import build, parallel
+from tests.megatron.cases import CASES, MOE
+from tests.megatron.launch import POLICY
+from tests.megatron.stand_ins import build_without_gpu
+from tests.models.produced import made
+from tranship.compiler.pipeline import compile_transfer
+from tranship.runtime.bind import bind
+from tranship.runtime.frameworks.megatron.chunks import megatron_tensors
+from tranship.runtime.frameworks.megatron.declare import megatron_declaration
+from tranship.schema.check import check_manifest
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.fold import fold
+from tranship.schema.manifest import Manifest, Side
+
+Damage: TypeAlias = Callable[[nn.Module], None]
+
+ALONE = CASES["alone"]
+EXPERT = "decoder.layers.2.mlp.experts.local_experts.3"
+ATTENTION = "decoder.layers.1.self_attention"
+
+
+def rename(model: nn.Module) -> None:
+    """Call the output projection of a layer something else."""
+    attention: Any = model.get_submodule(ATTENTION)
+    attention.linear_out = attention.linear_proj
+    del attention.linear_proj
+
+
+def drop(model: nn.Module) -> None:
+    """Take a weight away."""
+    del model.get_submodule(f"{EXPERT}.linear_fc2").weight
+
+
+def transpose(model: nn.Module) -> None:
+    """Hold a weight the other way round."""
+    replace_weight(model, lambda weight: weight.t().contiguous())
+
+
+def retype(model: nn.Module) -> None:
+    """Hold a weight in another dtype."""
+    replace_weight(model, lambda weight: weight.half())
+
+
+def complicate(model: nn.Module) -> None:
+    """Hold a weight in a dtype that no buffer may have."""
+    replace_weight(model, lambda weight: weight.to(torch.complex64))
+
+
+def replace_weight(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Replace a weight of an expert."""
+    linear: Any = model.get_submodule(f"{EXPERT}.linear_fc2")
+    linear.weight = nn.Parameter(change(linear.weight.detach()), requires_grad=False)
+
+
+def forget(model: nn.Module) -> None:
+    """Leave a weight out of the checkpoint."""
+    told: Any = getattr(model, "sharded_state_dict")  # noqa: B009 -- not of nn.Module
+    name = f"{EXPERT}.linear_fc2.weight"
+
+    def without(**given: Any) -> dict[str, Any]:
+        return {key: entry for key, entry in told(**given).items() if key != name}
+
+    model.sharded_state_dict = without  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def copy(model: nn.Module) -> None:
+    """Give the checkpoint copies of a gated weight's parts, in place of the parts."""
+    told: Any = getattr(model, "sharded_state_dict")  # noqa: B009 -- not of nn.Module
+
+    def copied(**given: Any) -> dict[str, Any]:
+        state = told(**given)
+        factory = state[f"{EXPERT}.linear_fc1.weight"]
+        build_views = factory.build_fn
+        factory.build_fn = lambda key, tensor, *rest: build_views(key, tensor.clone(), *rest)
+        return state
+
+    model.sharded_state_dict = copied  # pyright: ignore[reportAttributeAccessIssue]
+
+
+DAMAGES: tuple[Damage, ...] = (rename, drop, transpose, retype, complicate)
+"""What is done to the model itself; a bound model may forget what was declared of it."""
+
+
+def main(port: int, folder: str) -> None:
+    """Try everything in a process of its own, and write what was said."""
+    torch.set_num_threads(1)
+    build_without_gpu()
+    store = TCPStore("127.0.0.1", port)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    parallel(ALONE)
+    said = {
+        f"{damage.__name__} before": before(damage, Path(folder))
+        for damage in (*DAMAGES, forget, copy)
+    }
+    said |= {f"{damage.__name__} after": after(damage, Path(folder)) for damage in DAMAGES}
+    said |= {name: other(whole) for name, whole in wholes(Path(folder)).items()}
+    said["endings"] = told(lambda: declare(build(ALONE), ALONE.whole(Path(folder)), {"a": "b"}))
+    said["renamed by an ending"] = told(lambda: renamed(Path(folder)))
+    Path(folder, "said.json").write_text(json.dumps(said), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+def declare(
+    chunks: list[nn.Module], whole: Manifest, names: dict[str, str] | None = None
+) -> tuple[Diagnostic, ...]:
+    """Declare, and check the declaration."""
+    return check_manifest(
+        fold(megatron_declaration(chunks, whole, rank=0, world_size=1, names=names))
+    )
+
+
+def before(damage: Damage, folder: Path) -> list[str]:
+    """Damage a model that is then declared, checked, and compiled for an engine."""
+    chunks, whole = build(ALONE), ALONE.whole(folder)
+    damage(chunks[0])
+
+    def transfer() -> tuple[Diagnostic, ...]:
+        sender = fold(megatron_declaration(chunks, whole, rank=0, world_size=1))
+        if found := check_manifest(sender):
+            return found
+        receiver = made(folder, ALONE.architecture, "sglang", **ALONE.changes)
+        compile_transfer(sender, receiver, POLICY)
+        return ()
+
+    return told(transfer)
+
+
+def after(damage: Damage, folder: Path) -> list[str]:
+    """Damage a model that is declared, and then bind it."""
+    chunks = build(ALONE)
+    declared = fold(megatron_declaration(chunks, ALONE.whole(folder), rank=0, world_size=1))
+    damage(chunks[0])
+
+    def rebind() -> tuple[Diagnostic, ...]:
+        bind(megatron_tensors(chunks), declared, Side.SENDER, 0)
+        return ()
+
+    return told(rebind)
+
+
+def told(work: Callable[[], tuple[Diagnostic, ...]]) -> list[str]:
+    """List the diagnostics that are returned or raised, with their help."""
+    try:
+        found = work()
+    except DiagnosticError as error:
+        found = error.diagnostics
+    return [f"{each.code}: {each.message}\n{each.help}" for each in found]
+
+
+def wholes(folder: Path) -> dict[str, Manifest]:
+    """Whole models that are not what the live one is."""
+    changes: dict[str, dict[str, int]] = {
+        "more rows than padded": {"vocab_size": 105},
+        "fewer layers": {"num_hidden_layers": 3},
+        "more experts": {"num_experts": 8},
+        "other groups": {"num_key_value_heads": 2},
+    }
+    found = {
+        name: replace(ALONE, changes=MOE | change).whole(folder) for name, change in changes.items()
+    }
+    whole = ALONE.whole(folder)
+    found["of two ranks"] = whole.model_copy(update={"world_size": 2})
+    buffers = [
+        family.model_copy(update={"pieces": family.pieces[:-1]})
+        if family.name.endswith("linear_qkv.weight")
+        else family
+        for family in whole.buffers
+    ]
+    found["without values"] = whole.model_copy(update={"buffers": tuple(buffers)})
+    return found
+
+
+def other(whole: Manifest) -> list[str]:
+    """Declare the model by another whole one."""
+    return told(lambda: declare(build(ALONE), whole))
+
+
+def renamed(folder: Path) -> tuple[Diagnostic, ...]:
+    """Declare a model with a module of another name, told of it."""
+    chunks = build(ALONE)
+    for number in range(ALONE.config["num_hidden_layers"]):
+        attention: Any = chunks[0].get_submodule(f"decoder.layers.{number}.self_attention")
+        attention.linear_out = attention.linear_proj
+        del attention.linear_proj
+    ending = {"self_attention.linear_out.weight": "self_attention.linear_proj.weight"}
+    return declare(chunks, ALONE.whole(folder), ending)
