@@ -1,6 +1,7 @@
 """Build a case's model with Megatron-core, and load it by Megatron's own attributes."""
 
 import importlib
+import re
 from typing import Any
 
 import torch
@@ -8,6 +9,11 @@ from torch import Tensor, nn
 
 from tests.megatron.cases import Case
 from tests.megatron.convert import Weights
+from tests.megatron.transformer_engine import (
+    Float8BlockwiseQTensor,
+    group_experts,
+    hold_in_blocks,
+)
 
 
 def _import(name: str) -> Any:
@@ -106,7 +112,11 @@ def build(case: Case) -> list[nn.Module]:
     if case.mtp:
         block = specs.get_gpt_mtp_block_spec(config, spec, use_transformer_engine=False)
         more["mtp_block_spec"] = block
-    return [_chunk(case, config, spec, number, more) for number in range(case.chunks)]
+    chunks = [_chunk(case, config, spec, number, more) for number in range(case.chunks)]
+    for chunk in chunks if case.transformer_engine else ():
+        group_experts(chunk)
+        hold_in_blocks(chunk)
+    return chunks
 
 
 def _chunk(case: Case, config: Any, spec: Any, number: int, more: dict[str, Any]) -> nn.Module:
@@ -139,8 +149,11 @@ def load(case: Case, chunks: list[nn.Module], weights: Weights) -> None:
         layers = layer_numbers(chunk)
         for name, tensor in chunk.state_dict(keep_vars=True).items():
             if isinstance(tensor, Tensor):
-                with torch.no_grad():
-                    tensor.copy_(own_part(weights[whole_name(name, layers, experts)], tensor))
+                part = own_part(weights[whole_name(name, layers, experts)], tensor)
+                if isinstance(tensor, Float8BlockwiseQTensor):
+                    tensor.fill(part)
+                else:
+                    tensor.data.copy_(part)
 
 
 def layer_numbers(chunk: nn.Module) -> dict[str, int]:
@@ -161,6 +174,9 @@ def whole_name(name: str, layers: dict[str, int], experts: int) -> str:
         place = parts.index("local_experts") + 1
         rank = _import("parallel_state").get_expert_model_parallel_rank()
         parts[place] = str(rank * experts + int(parts[place]))
+    elif grouped := re.fullmatch(r"(.*\.experts)\.(linear_fc\d\.weight)(\d+)", ".".join(parts)):
+        rank = _import("parallel_state").get_expert_model_parallel_rank()
+        return f"{grouped[1]}.local_experts.{rank * experts + int(grouped[3])}.{grouped[2]}"
     return ".".join(parts)
 
 

@@ -59,7 +59,10 @@ LATENT: Config = (
 
 @dataclass(frozen=True)
 class Case:
-    """A model, by an architecture and what is changed of its configuration, on a mesh."""
+    """A model, by an architecture and what is changed of its configuration, on a mesh.
+
+    With `transformer_engine` experts are grouped, and linear layers held in blocks of FP8.
+    """
 
     architecture: str
     sizes: ParallelSizes
@@ -67,6 +70,7 @@ class Case:
     changes: Config = field(default_factory=lambda: SMALL)
     mtp: bool = False
     receivers: int = 0
+    transformer_engine: bool = False
 
     @property
     def world(self) -> World:
@@ -137,6 +141,14 @@ def whole_buffer(name: str, tensor: str, shape: Ints) -> BufferRecord:
 
 MOE = SMALL | {"moe_intermediate_size": 24}
 
+BLOCKS: Config = MOE | {
+    "hidden_size": 256,
+    "head_dim": 128,
+    "num_hidden_layers": 2,
+    "moe_intermediate_size": 256,
+}
+"""What ranks hold of queries, keys and values is made of whole blocks of 128 x 128."""
+
 CASES: dict[str, Case] = {
     "dense": Case("qwen3", ParallelSizes(4, tp=2, pp=2)),
     "tied": Case(
@@ -151,6 +163,13 @@ CASES: dict[str, Case] = {
     ),
     "split_experts": Case("qwen3_moe", ParallelSizes(4, tp=2, ep=2, etp=2), changes=MOE),
     "latent": Case("deepseek_v3", ParallelSizes(4, tp=2, ep=2, etp=1), changes=LATENT),
+    "blocks": Case(
+        "qwen3_moe",
+        ParallelSizes(4, tp=2, ep=2, etp=1),
+        changes=BLOCKS,
+        receivers=2,
+        transformer_engine=True,
+    ),
     "alone": Case("qwen3_moe", ParallelSizes(1), changes=MOE),
     "predicted": Case("qwen3", ParallelSizes(4, tp=2, pp=2), mtp=True),
 }

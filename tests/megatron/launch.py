@@ -69,31 +69,39 @@ def context_and_store() -> tuple[multiprocessing.context.ForkServerContext, TCPS
 
 def run(name: str, folder: Path) -> Done:
     """Run a case: all senders, and then its receivers, if it has any."""
-    case, (context, store) = CASES[name], context_and_store()
+    case, (_, store) = CASES[name], context_and_store()
     whole = case.whole(folder)
     (folder / "whole.json").write_bytes(dump(whole))
     for number in VERSIONS:
         torch.save(random_weights(whole, number), folder / f"{number}-weights.pt")
-
-    def start(side: Side, count: int) -> list[multiprocessing.context.ForkServerProcess]:
-        given = [(name, side, rank, store.port, str(folder)) for rank in range(count)]
-        started = [context.Process(target=ranks.main, args=each) for each in given]
-        for process in started:
-            process.start()
-        return started
-
-    processes = start(Side.SENDER, case.world.senders)
-    if case.receivers:
-        PrefixStore(name, store).wait([f"{DECLARED}-{rank}" for rank in range(len(processes))])
-        check(folder)
-        compile_case(case, folder, merged(case, folder))
-        PrefixStore(name, store).set(COMPILED, "yes")
-        processes += start(Side.RECEIVER, case.receivers)
-    for process in processes:
-        process.join(LIMIT)
-        process.kill()
+    processes = start(name, Side.SENDER, case.world.senders, folder)
+    try:
+        if case.receivers:
+            keys = PrefixStore(name, store)
+            keys.wait([f"{DECLARED}-{rank}" for rank in range(case.world.senders)])
+            check(folder)
+            compile_case(case, folder, merged(case, folder))
+            keys.set(COMPILED, "yes")
+            processes += start(name, Side.RECEIVER, case.receivers, folder)
+        for process in processes:
+            process.join(LIMIT)
+    finally:
+        for process in processes:
+            process.kill()
     check(folder)
     return Done(case, folder, merged(case, folder))
+
+
+def start(
+    name: str, side: Side, count: int, folder: Path
+) -> list[multiprocessing.context.ForkServerProcess]:
+    """Start the ranks of one side."""
+    context, store = context_and_store()
+    given = [(name, side, rank, store.port, str(folder)) for rank in range(count)]
+    started = [context.Process(target=ranks.main, args=each) for each in given]
+    for process in started:
+        process.start()
+    return started
 
 
 def check(folder: Path) -> None:
@@ -117,9 +125,8 @@ def merged(case: Case, folder: Path) -> Manifest:
 
 def compile_case(case: Case, folder: Path, sender: Manifest) -> None:
     """Compile and verify the plan to SGLang's layout, and write it and both manifests."""
-    receiver = made(
-        folder, case.architecture, "sglang", {"tp_size": case.receivers}, **case.changes
-    )
+    sizes, fp8 = {"tp_size": case.receivers}, case.transformer_engine
+    receiver = made(folder, case.architecture, "sglang", sizes, fp8=fp8, **case.changes)
     plan = compile_transfer(sender, receiver, POLICY)
     named = digests_of(sender, receiver, POLICY, None, Options())
     assert verify(plan, sender, receiver, POLICY, digests=named, options=Options()) == ()

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -48,20 +49,23 @@ def main(name: str, side: Side, rank: int, port: int, folder: str) -> None:
 
 
 def send(case: Case, rank: int, store: Store, folder: Path) -> None:
-    """Build, load and declare; write the declaration and what all tensors hold; then publish.
+    """Build, load and declare; write the declaration and what is held; then publish.
 
     Nothing is published if the case has no receivers.
     """
     build_without_gpu()
     size = case.sizes.world_size
     trainer = PrefixStore("trainer", store)
-    dist.init_process_group("gloo", store=trainer, rank=rank, world_size=size)
+    dist.init_process_group(
+        "gloo", store=trainer, rank=rank, world_size=size, timeout=timedelta(seconds=60)
+    )
     parallel(case)
     chunks = build(case)
     version(case, chunks, 1, folder)
     whole = codec.load(folder / "whole.json", Manifest).value
     declared = megatron_declaration(chunks, whole, rank=rank, world_size=size, axes=parallel_axes())
-    held = {name: live.tensor for name, live in megatron_tensors(chunks).items()}
+    live = megatron_tensors(chunks)
+    held = {record.name: live[record.name].tensor for record in declared.buffers}
     torch.save(held, folder / f"{rank}.pt")
     (folder / f"{rank}.json").write_bytes(codec.dump(fold(declared)))
     store.set(f"{DECLARED}-{rank}", "yes")

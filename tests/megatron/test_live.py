@@ -15,14 +15,16 @@ from torch import Tensor
 from tests.megatron.cases import CASES
 from tests.megatron.launch import Done, run
 from tests.megatron.missing import needs_megatron
+from tests.megatron.transformer_engine import ENCODING, FORMULA
 from tests.models.produced import made
+from tests.properties.dense import quantize
 from tests.sglang.replay import bits, region
 from tranship.runtime.dtypes import torch_dtype
 from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.expand import expand
-from tranship.schema.manifest import Manifest
-from tranship.schema.records import Ints, PieceRecord
+from tranship.schema.manifest import Manifest, Part
+from tranship.schema.records import BufferRecord, Ints, PieceRecord
 
 pytestmark = needs_megatron
 
@@ -34,9 +36,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def done(folder: Path, name: str) -> Done:
-    """Run a case once for all tests."""
-    (folder / name).mkdir(exist_ok=True)
+    """Run a case once for all tests, also if it fails."""
+    (folder / name).mkdir()
     return run(name, folder / name)
+
+
+def value_of(weight: Tensor, record: BufferRecord, piece: PieceRecord) -> Tensor:
+    """What a buffer holds of a weight, whole: its values, its codes, or their scales."""
+    if record.encoding.kind == "plain":
+        return weight.to(torch_dtype(record.dtype))
+    codes, scales = quantize(weight, ENCODING, FORMULA)
+    return scales if piece.part is Part.SCALE else codes
 
 
 def box_of(tensor: Tensor, piece: PieceRecord) -> Tensor:
@@ -56,21 +66,22 @@ def test_every_element_is_held_where_it_is_declared(folder: Path, name: str) -> 
             assert (buffer.dtype, tuple(buffer.shape)) == (torch_dtype(record.dtype), record.shape)
             for piece in record.pieces:
                 found = region(buffer, piece.offset, piece.extent, piece.strides)
-                wanted = box_of(weights[piece.tensor], piece).to(buffer.dtype)
+                wanted = box_of(value_of(weights[piece.tensor], record, piece), piece)
                 assert torch.equal(bits(found), bits(wanted)), (rank, record.name, piece)
-                box_of(seen[piece.tensor], piece).fill_(True)
+                if piece.part is Part.VALUE:
+                    box_of(seen[piece.tensor], piece).fill_(True)
     unseen = [name for name, mask in seen.items() if not mask.all()]
     tied = {record.name for record in expand(case.sender, []).tensors if record.tied_to}
     assert set(unseen) <= tied
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_pads_the_vocabulary_is_declared_as_padding(folder: Path, name: str) -> None:
+def test_what_pads_a_vocabulary_or_scales_is_declared_as_padding(folder: Path, name: str) -> None:
     case = done(folder, name)
     for rank in range(case.case.sizes.world_size):
         held = case.held(rank)
         for record in expand(case.sender, [rank]).buffers:
-            padding = held[record.name].isnan()
+            padding = held[record.name].float().isnan()
             for fill in record.fills:
                 rows = region(padding, fill.offset, fill.sizes, fill.strides)
                 assert rows.all()
@@ -128,5 +139,6 @@ def test_an_engine_receives_every_version(folder: Path, name: str) -> None:
                     wanted = received[record.name].clone()
                     for piece in record.pieces:
                         place = region(wanted, piece.offset, piece.extent, piece.strides)
-                        place.copy_(box_of(weights[piece.tensor], piece))
+                        whole = value_of(weights[piece.tensor], record, piece)
+                        place.copy_(box_of(whole, piece))
                     assert torch.equal(bits(received[record.name]), bits(wanted)), record.name
