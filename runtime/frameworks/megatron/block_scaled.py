@@ -40,6 +40,15 @@ class BlockScaled:
         yield SCALES, self.scales
 
 
+def part_name(name: str, part: str) -> str:
+    """Return the name of a part of a parameter: `fc1._rowwise_data.weight3` of `fc1.weight3`.
+
+    The number of a grouped expert stays at the end, where names may differ in one family.
+    """
+    owner, dot, key = name.rpartition(".")
+    return f"{owner}{dot}{part}.{key}"
+
+
 def is_quantized(parameter: Tensor) -> bool:
     """Whether Transformer Engine keeps a parameter in FP8 of any kind."""
     return hasattr(parameter, "_fp8_dtype")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from tranship.runtime.frameworks.held import Held, named_tensors
-from tranship.runtime.frameworks.megatron.block_scaled import BlockScaled, block_scaled
+from tranship.runtime.frameworks.megatron.block_scaled import BlockScaled, block_scaled, part_name
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.manifest import Kind
 
@@ -55,7 +55,7 @@ def megatron_tensors(chunks: Sequence[nn.Module]) -> dict[str, LiveTensor]:
     """Collect the tensors of a rank's chunks, by the names that `megatron_declaration` gives them.
 
     Of a parameter that Transformer Engine keeps in blocks of FP8, the codes and the scales are
-    further tensors: `NAME._rowwise_data` and `NAME._rowwise_scale_inv`.
+    further tensors, named as `part_name` says.
 
     Args:
         chunks: The rank's model chunks in the order of their virtual stages, wrapped or not.
@@ -72,7 +72,7 @@ def megatron_tensors(chunks: Sequence[nn.Module]) -> dict[str, LiveTensor]:
 def _parts(name: str, live: LiveTensor, scaled: BlockScaled) -> Iterator[tuple[str, LiveTensor]]:
     path = (*live.path, live.key)
     for key, tensor in scaled.parts():
-        yield f"{name}.{key}", _part(tensor, live.root, path, key)
+        yield part_name(name, key), _part(tensor, live.root, path, key)
 
 
 def _part(tensor: Tensor, root: nn.Module, path: tuple[str, ...], key: str) -> LiveTensor:

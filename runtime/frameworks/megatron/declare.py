@@ -18,6 +18,7 @@ from tranship.runtime.frameworks.megatron.block_scaled import (
     CutBlock,
     block_scaled,
     is_quantized,
+    part_name,
     scale_padding,
     scale_piece,
 )
@@ -233,9 +234,9 @@ def _scaled(
     item: Held, scaled: BlockScaled, shards: Sequence[Shard], found: _Rank
 ) -> Iterator[BufferRecord]:
     """Yield the codes of a parameter in blocks of FP8, and their scales."""
-    names = {part: f"{item.name}.{part}" for part in (CODES, SCALES)}
-    codes = _record(names[CODES], scaled.codes, Kind.ATTRIBUTE, found.rank)
-    scales = _record(names[SCALES], scaled.scales, Kind.ATTRIBUTE, found.rank)
+    names = part_name(item.name, CODES), part_name(item.name, SCALES)
+    codes = _record(names[0], scaled.codes, Kind.ATTRIBUTE, found.rank)
+    scales = _record(names[1], scaled.scales, Kind.ATTRIBUTE, found.rank)
     codes = _filled(codes, shards, found)
     try:
         pieces = [
