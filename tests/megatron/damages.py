@@ -17,11 +17,14 @@ from tests.megatron.build import build, parallel
 from tests.megatron.cases import CASES, MOE
 from tests.megatron.launch import POLICY
 from tests.megatron.stand_ins import build_without_gpu
+from tests.megatron.transformer_engine import hold_in_blocks
 from tests.models.produced import made
 from tranship.compiler.pipeline import compile_transfer
-from tranship.runtime.bind import bind
+from tranship.runtime.bind import bind, find_moved
+from tranship.runtime.frameworks.megatron.block_scaled import is_quantized
 from tranship.runtime.frameworks.megatron.chunks import megatron_tensors
 from tranship.runtime.frameworks.megatron.declare import megatron_declaration
+from tranship.runtime.frameworks.megatron.mesh import ParallelSizes
 from tranship.schema.check import check_manifest
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.fold import fold
@@ -30,6 +33,7 @@ from tranship.schema.manifest import Manifest, Side
 Damage: TypeAlias = Callable[[nn.Module], None]
 
 ALONE = CASES["alone"]
+BLOCKS = replace(CASES["blocks"], sizes=ParallelSizes(1))
 EXPERT = "decoder.layers.2.mlp.experts.local_experts.3"
 ATTENTION = "decoder.layers.1.self_attention"
 
@@ -96,6 +100,23 @@ DAMAGES: tuple[Damage, ...] = (rename, drop, transpose, retype, complicate)
 """What is done to the model itself; a bound model may forget what was declared of it."""
 
 
+def cut_blocks(model: nn.Module) -> None:
+    """Hold weights in blocks of FP8 that are smaller than a block."""
+    hold_in_blocks(model.get_submodule(EXPERT), "")
+
+
+def scale_rows(model: nn.Module) -> None:
+    """Hold a weight in FP8 with a scale for every 128 elements of a row."""
+    cut_blocks(model)
+    weights = [weight for weight in model.parameters() if is_quantized(weight)]
+    for weight in weights:
+        vars(weight)["_is_2D_scaled"] = False
+
+
+BEFORE = (*DAMAGES, forget, copy, cut_blocks, scale_rows)
+"""What is done before a model is declared."""
+
+
 def main(port: int, folder: str) -> None:
     """Try everything in a process of its own, and write what was said."""
     torch.set_num_threads(1)
@@ -103,13 +124,11 @@ def main(port: int, folder: str) -> None:
     store = TCPStore("127.0.0.1", port)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     parallel(ALONE)
-    said = {
-        f"{damage.__name__} before": before(damage, Path(folder))
-        for damage in (*DAMAGES, forget, copy)
-    }
+    said = {f"{damage.__name__} before": before(damage, Path(folder)) for damage in BEFORE}
     said |= {f"{damage.__name__} after": after(damage, Path(folder)) for damage in DAMAGES}
     said |= {name: other(whole) for name, whole in wholes(Path(folder)).items()}
     said["endings"] = told(lambda: declare(build(ALONE), ALONE.whole(Path(folder)), {"a": "b"}))
+    said["moved"] = move_codes(Path(folder))
     said["renamed by an ending"] = told(lambda: renamed(Path(folder)))
     Path(folder, "said.json").write_text(json.dumps(said), encoding="utf-8")
     dist.destroy_process_group()
@@ -181,6 +200,13 @@ def wholes(folder: Path) -> dict[str, Manifest]:
         else family
         for family in whole.buffers
     ]
+    columns = [
+        family.model_copy(update={"strides": (1, 4)})
+        if family.name.endswith("router.weight")
+        else family
+        for family in whole.buffers
+    ]
+    found["columns first"] = whole.model_copy(update={"buffers": tuple(columns)})
     found["without values"] = whole.model_copy(update={"buffers": tuple(buffers)})
     return found
 
@@ -199,3 +225,15 @@ def renamed(folder: Path) -> tuple[Diagnostic, ...]:
         del attention.linear_proj
     ending = {"self_attention.linear_out.weight": "self_attention.linear_proj.weight"}
     return declare(chunks, ALONE.whole(folder), ending)
+
+
+def move_codes(folder: Path) -> list[str]:
+    """Put another tensor of the same memory in place of bound codes, and then other memory."""
+    chunks = build(BLOCKS)
+    declared = fold(megatron_declaration(chunks, BLOCKS.whole(folder), rank=0, world_size=1))
+    bound = bind(megatron_tensors(chunks), declared, Side.SENDER, 0)
+    weight: Any = chunks[0].get_parameter(f"{ATTENTION}.linear_proj.weight")
+    weight._rowwise_data = weight._rowwise_data.view_as(weight._rowwise_data)
+    same = find_moved(bound)
+    weight._rowwise_data = weight._rowwise_data.clone()
+    return [f"{each.code}: {each.message}" for each in (*same, *find_moved(bound))]

@@ -43,6 +43,8 @@ PROJECTION = f"{ATTENTION}.linear_proj.weight"
         ("complicate before", "TS863", (FC2, "complex64")),
         ("forget before", "TS862", (FC2,)),
         ("copy before", "TS862", (FC1,)),
+        ("scale_rows before", "TS867", (FC1, "Float8BlockwiseQTensor")),
+        ("cut_blocks before", "TS865", (FC1, "128 x 128")),
         ("rename after", "TS800", (PROJECTION, f"{ATTENTION}.linear_out.weight")),
         ("drop after", "TS800", (FC2,)),
         ("transpose after", "TS804", (FC2,)),
@@ -53,7 +55,7 @@ PROJECTION = f"{ATTENTION}.linear_proj.weight"
 def test_one_changed_tensor_is_reported_by_its_name(
     said: dict[str, list[str]], damage: str, code: str, names: tuple[str, ...]
 ) -> None:
-    (message,) = said[damage]
+    message = said[damage][0]
     assert message.startswith(code)
     assert all(name in message for name in names)
 
@@ -66,6 +68,7 @@ def test_one_changed_tensor_is_reported_by_its_name(
         ("more experts", "TS861", "decoder.layers.0.mlp.router.weight", 4 * 9),
         ("other groups", "TS861", "decoder.layers.1.self_attention.linear_qkv.weight", 4),
         ("of two ranks", "TS866", "", 1),
+        ("columns first", "TS866", "decoder.layers.3.mlp.router.weight", 4),
         ("without values", "TS864", "decoder.layers.3.self_attention.linear_qkv.weight", 4),
         ("endings", "TS866", "no name ends in 'b'", 1),
     ],
@@ -80,3 +83,8 @@ def test_another_model_than_the_live_one_is_refused(
 
 def test_names_of_a_users_own_are_told_by_their_ends(said: dict[str, list[str]]) -> None:
     assert said["renamed by an ending"] == []
+
+
+def test_codes_are_watched_like_any_memory(said: dict[str, list[str]]) -> None:
+    name = f"{ATTENTION}.linear_proj._rowwise_data.weight"
+    assert said["moved"] == [f"TS810: {name!r} is not the memory that was bound"]

@@ -24,6 +24,7 @@ from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest, Part
+from tranship.schema.plan import TransferPlan
 from tranship.schema.records import BufferRecord, Ints, PieceRecord
 
 pytestmark = needs_megatron
@@ -143,3 +144,10 @@ def test_an_engine_receives_every_version(folder: Path, name: str) -> None:
                         whole = value_of(weights[piece.tensor], record, piece)
                         place.copy_(box_of(whole, piece))
                     assert torch.equal(bits(received[record.name]), bits(wanted)), record.name
+
+
+def test_codes_and_scales_go_through_untouched(folder: Path) -> None:
+    plan = load(done(folder, "blocks").folder / "plan.json", TransferPlan).value
+    assert Counter(edge.op for edge in plan.edges if edge.tensor.endswith("_proj.weight")) == {
+        "copy": 7
+    }

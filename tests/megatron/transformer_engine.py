@@ -52,10 +52,10 @@ class Float8BlockwiseQTensor(Tensor):
         self._rowwise_scale_inv[:, : scales.shape[1]] = scales
 
 
-def hold_in_blocks(chunk: nn.Module) -> None:
+def hold_in_blocks(chunk: nn.Module, below: str = "decoder.layers.") -> None:
     """Hold the linear layers of a chunk's transformer layers in FP8, but for its routers."""
     for name, module in chunk.named_modules():
-        if name.startswith("decoder.layers.") and not name.endswith(".router"):
+        if name.startswith(below) and not name.endswith(".router"):
             for key, weight in list(module.named_parameters(recurse=False)):
                 if weight.dim() == 2:
                     made = nn.Parameter(Float8BlockwiseQTensor(*weight.shape), requires_grad=False)

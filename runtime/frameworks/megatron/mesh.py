@@ -55,12 +55,16 @@ def _axes(groups: Mapping[str, int], sizes: ParallelSizes, order: str) -> dict[s
     taken = prod(groups.values())
     if sizes.world_size % taken:
         raise ValueError(f"groups of {dict(groups)} do not divide {sizes.world_size} ranks")
+    held = {**groups, "dp": sizes.world_size // taken}
+    named = order.split("-")
+    left_out = [name for name in held if name not in named]
+    if any(held[name] > 1 for name in left_out):
+        raise ValueError(f"order {order!r} leaves out one of {left_out}")
     axes: dict[str, Axis] = {}
     stride = 1
-    for name in order.split("-"):
-        size = groups.get(name, sizes.world_size // taken)
-        axes[name] = Axis(name=name, size=size, stride=stride)
-        stride *= size
+    for name in (*named, *left_out):
+        axes[name] = Axis(name=name, size=held[name], stride=stride)
+        stride *= held[name]
     return axes
 
 
