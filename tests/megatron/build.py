@@ -14,6 +14,7 @@ from tests.megatron.transformer_engine import (
     group_experts,
     hold_in_blocks,
 )
+from tranship.runtime.live import submodules
 
 
 def _import(name: str) -> Any:
@@ -136,6 +137,19 @@ def _chunk(case: Case, config: Any, spec: Any, number: int, more: dict[str, Any]
     )
 
 
+def wrapped(case: Case, chunks: list[nn.Module]) -> list[nn.Module]:
+    """Wrap chunks as Megatron's training does, if the case asks for it."""
+    if not case.wrapped:
+        return chunks
+    config, data_parallel = configuration(case), _import("distributed")
+    options = data_parallel.DistributedDataParallelConfig(use_distributed_optimizer=True)
+    half = _import("transformer.module").Float16Module
+    return [
+        data_parallel.DistributedDataParallel(config, options, half(config, chunk))
+        for chunk in chunks
+    ]
+
+
 def load(case: Case, chunks: list[nn.Module], weights: Weights) -> None:
     """Copy every parameter and saved buffer of the chunks out of the whole model's tensors.
 
@@ -159,9 +173,9 @@ def load(case: Case, chunks: list[nn.Module], weights: Weights) -> None:
 def layer_numbers(chunk: nn.Module) -> dict[str, int]:
     """Return the layers of a chunk by name, as Megatron numbers them in the whole model."""
     found: dict[str, int] = {}
-    for name, module in chunk.named_modules():
-        if name.startswith("decoder.layers.") and name.count(".") == 2:
-            found[name] = int(getattr(module, "layer_number")) - 1  # noqa: B009 -- not of nn.Module
+    for path, module in submodules(chunk):
+        if path[:2] == ("decoder", "layers") and len(path) == 3:
+            found[".".join(path)] = int(getattr(module, "layer_number")) - 1  # noqa: B009 -- not of nn.Module
     return found
 
 

@@ -61,7 +61,8 @@ LATENT: Config = (
 class Case:
     """A model, by an architecture and what is changed of its configuration, on a mesh.
 
-    With `transformer_engine` experts are grouped, and linear layers held in blocks of FP8.
+    With `transformer_engine` experts are grouped, and linear layers held in blocks of FP8. With
+    `wrapped` parameters are views of the buffers of a distributed optimizer.
     """
 
     architecture: str
@@ -71,6 +72,7 @@ class Case:
     mtp: bool = False
     receivers: int = 0
     transformer_engine: bool = False
+    wrapped: bool = False
 
     @property
     def world(self) -> World:
@@ -157,7 +159,7 @@ CASES: dict[str, Case] = {
     "tied_on_one": Case("qwen3", ParallelSizes(1), changes=SMALL | {"tie_word_embeddings": True}),
     "biases": Case("glm4_moe", ParallelSizes(4, tp=2, ep=2, etp=1), changes=SMALL | FEW_EXPERTS),
     "one_group": Case("qwen3", ParallelSizes(2, tp=2), changes=SMALL | {"num_key_value_heads": 1}),
-    "chunks": Case("qwen3", ParallelSizes(2, pp=2), chunks=2, receivers=2),
+    "chunks": Case("qwen3", ParallelSizes(2, pp=2), chunks=2, receivers=2, wrapped=True),
     "experts": Case(
         "qwen3_moe", ParallelSizes(4, tp=2, pp=2, ep=2, etp=1), changes=MOE, receivers=2
     ),

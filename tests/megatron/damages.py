@@ -71,29 +71,32 @@ def replace_weight(model: nn.Module, change: Callable[[torch.Tensor], torch.Tens
     linear.weight = nn.Parameter(change(linear.weight.detach()), requires_grad=False)
 
 
-def forget(model: nn.Module) -> None:
+def forget(model: Any) -> None:
     """Leave a weight out of the checkpoint."""
-    told: Any = getattr(model, "sharded_state_dict")  # noqa: B009 -- not of nn.Module
-    name = f"{EXPERT}.linear_fc2.weight"
+    told, name = model.sharded_state_dict, f"{EXPERT}.linear_fc2.weight"
 
     def without(**given: Any) -> dict[str, Any]:
         return {key: entry for key, entry in told(**given).items() if key != name}
 
-    model.sharded_state_dict = without  # pyright: ignore[reportAttributeAccessIssue]
+    model.sharded_state_dict = without
 
 
-def copy(model: nn.Module) -> None:
+def copy(model: Any) -> None:
     """Give the checkpoint copies of a gated weight's parts, in place of the parts."""
-    told: Any = getattr(model, "sharded_state_dict")  # noqa: B009 -- not of nn.Module
+    told = model.sharded_state_dict
 
     def copied(**given: Any) -> dict[str, Any]:
         state = told(**given)
         factory = state[f"{EXPERT}.linear_fc1.weight"]
-        build_views = factory.build_fn
-        factory.build_fn = lambda key, tensor, *rest: build_views(key, tensor.clone(), *rest)
+        views = factory.build_fn
+
+        def copies(key: str, tensor: torch.Tensor, *rest: Any) -> Any:
+            return views(key, tensor.clone(), *rest)
+
+        factory.build_fn = copies
         return state
 
-    model.sharded_state_dict = copied  # pyright: ignore[reportAttributeAccessIssue]
+    model.sharded_state_dict = copied
 
 
 DAMAGES: tuple[Damage, ...] = (rename, drop, transpose, retype, complicate)
@@ -113,7 +116,12 @@ def scale_rows(model: nn.Module) -> None:
         vars(weight)["_is_2D_scaled"] = False
 
 
-BEFORE = (*DAMAGES, forget, copy, cut_blocks, scale_rows)
+def add(model: Any) -> None:
+    """Give the model a module that no checkpoint knows."""
+    model.scorer = nn.Linear(2, 2)
+
+
+BEFORE = (*DAMAGES, forget, copy, add, cut_blocks, scale_rows)
 """What is done before a model is declared."""
 
 
@@ -128,6 +136,7 @@ def main(port: int, folder: str) -> None:
     said |= {f"{damage.__name__} after": after(damage, Path(folder)) for damage in DAMAGES}
     said |= {name: other(whole) for name, whole in wholes(Path(folder)).items()}
     said["endings"] = told(lambda: declare(build(ALONE), ALONE.whole(Path(folder)), {"a": "b"}))
+    said["left out"] = told(lambda: left_out(Path(folder)))
     said["moved"] = move_codes(Path(folder))
     said["renamed by an ending"] = told(lambda: renamed(Path(folder)))
     Path(folder, "said.json").write_text(json.dumps(said), encoding="utf-8")
@@ -209,6 +218,15 @@ def wholes(folder: Path) -> dict[str, Manifest]:
     found["columns first"] = whole.model_copy(update={"buffers": tuple(columns)})
     found["without values"] = whole.model_copy(update={"buffers": tuple(buffers)})
     return found
+
+
+def left_out(folder: Path) -> tuple[Diagnostic, ...]:
+    """Declare a model with a module more, but not that."""
+    chunks, whole = build(ALONE), ALONE.whole(folder)
+    add(chunks[0])
+    return check_manifest(
+        fold(megatron_declaration(chunks, whole, rank=0, world_size=1, without=["scorer"]))
+    )
 
 
 def other(whole: Manifest) -> list[str]:

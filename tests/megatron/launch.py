@@ -3,6 +3,7 @@
 import multiprocessing
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ class Done:
 
 
 @cache
-def context_and_store() -> tuple[multiprocessing.context.ForkServerContext, TCPStore]:
+def context_and_store() -> tuple[ForkServerContext, TCPStore]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([ranks.__name__, "megatron.core.models.gpt"])
     return context, TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -92,9 +93,7 @@ def run(name: str, folder: Path) -> Done:
     return Done(case, folder, merged(case, folder))
 
 
-def start(
-    name: str, side: Side, count: int, folder: Path
-) -> list[multiprocessing.context.ForkServerProcess]:
+def start(name: str, side: Side, count: int, folder: Path) -> list[ForkServerProcess]:
     """Start the ranks of one side."""
     context, store = context_and_store()
     given = [(name, side, rank, store.port, str(folder)) for rank in range(count)]

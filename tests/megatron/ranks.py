@@ -13,7 +13,7 @@ from torch.distributed import (
 )
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from tests.megatron.build import build, load, parallel
+from tests.megatron.build import build, load, parallel, wrapped
 from tests.megatron.cases import CASES, Case
 from tests.megatron.convert import Weights, whole_tensors
 from tests.megatron.stand_ins import build_without_gpu
@@ -22,8 +22,8 @@ from tranship.runtime.frameworks.megatron.chunks import megatron_tensors
 from tranship.runtime.frameworks.megatron.declare import megatron_declaration
 from tranship.runtime.frameworks.megatron.mesh import parallel_axes
 from tranship.runtime.live import live_tensors
-from tranship.runtime.session import Receiver, Sender
-from tranship.runtime.transports.gloo import connect_gloo
+from tranship.runtime.session import Live, Receiver, Sender
+from tranship.runtime.transports.gloo import GlooTransport, connect_gloo
 from tranship.schema import codec
 from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest, Side
@@ -60,8 +60,9 @@ def send(case: Case, rank: int, store: Store, folder: Path) -> None:
         "gloo", store=trainer, rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )
     parallel(case)
-    chunks = build(case)
-    version(case, chunks, 1, folder)
+    models = build(case)
+    chunks = wrapped(case, models)
+    version(case, models, 1, folder)
     whole = codec.load(folder / "whole.json", Manifest).value
     declared = megatron_declaration(chunks, whole, rank=rank, world_size=size, axes=parallel_axes())
     live = megatron_tensors(chunks)
@@ -71,7 +72,8 @@ def send(case: Case, rank: int, store: Store, folder: Path) -> None:
     store.set(f"{DECLARED}-{rank}", "yes")
     if case.receivers:
         store.wait([COMPILED])
-        publish(case, chunks, rank, store, folder)
+        end = connect_gloo(store, case.world, Side.SENDER, rank, 60.0)
+        publish(case, models, end, live, folder)
     dist.destroy_process_group()
 
 
@@ -81,14 +83,15 @@ def version(case: Case, chunks: list[nn.Module], number: int, folder: Path) -> N
     load(case, chunks, whole_tensors(case, weights))
 
 
-def publish(case: Case, chunks: list[nn.Module], rank: int, store: Store, folder: Path) -> None:
+def publish(
+    case: Case, models: list[nn.Module], end: GlooTransport, live: Live, folder: Path
+) -> None:
     """Send every version, as a trainer does after each step."""
     plan = codec.load(folder / "plan.json", TransferPlan).value
     manifest = codec.load(folder / "sender.json", Manifest).value
-    end = connect_gloo(store, case.world, Side.SENDER, rank, 60.0)
-    session = Sender.bind(plan, manifest, megatron_tensors(chunks), end, rank)
+    session = Sender.bind(plan, manifest, live, end, dist.get_rank())
     for number in VERSIONS:
-        version(case, chunks, number, folder)
+        version(case, models, number, folder)
         session.publish(number)
 
 

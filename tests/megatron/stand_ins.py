@@ -16,7 +16,7 @@ def build_without_gpu() -> None:
     # The router puts its buffers on the current device, and latent attention its rotary tables.
     cuda.current_device = lambda: "cpu"
     # The first and last stage add up their copies of a tied embedding on the GPU.
-    tensor.cuda = lambda self: self
+    tensor.cuda = _stay
     latent: Any = importlib.import_module("megatron.core.transformer.multi_latent_attention")
     # Latent attention asks whether its layers are Transformer Engine's, which is None without it.
     latent.TELinear = latent.TEColumnParallelLinear = _Never
@@ -26,10 +26,13 @@ def build_without_gpu() -> None:
 
     def take_channels(self: Any, *args: Any, **given: Any) -> None:
         # Latent attention gives sizes of keys and values that only Transformer Engine's takes.
-        given.pop("k_channels", None), given.pop("v_channels", None)
-        plain(self, *args, **given)
+        plain(self, *args, **{key: given[key] for key in given if not key.endswith("_channels")})
 
     attention.DotProductAttention.__init__ = take_channels
+
+
+def _stay(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 class _Never:

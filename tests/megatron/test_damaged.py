@@ -43,6 +43,7 @@ PROJECTION = f"{ATTENTION}.linear_proj.weight"
         ("complicate before", "TS863", (FC2, "complex64")),
         ("forget before", "TS862", (FC2,)),
         ("copy before", "TS862", (FC1,)),
+        ("add before", "TS860", ("scorer.weight",)),
         ("scale_rows before", "TS867", (FC1, "Float8BlockwiseQTensor")),
         ("cut_blocks before", "TS865", (FC1, "128 x 128")),
         ("rename after", "TS800", (PROJECTION, f"{ATTENTION}.linear_out.weight")),
@@ -83,6 +84,10 @@ def test_another_model_than_the_live_one_is_refused(
 
 def test_names_of_a_users_own_are_told_by_their_ends(said: dict[str, list[str]]) -> None:
     assert said["renamed by an ending"] == []
+
+
+def test_modules_of_which_nothing_is_sent_are_left_out(said: dict[str, list[str]]) -> None:
+    assert said["left out"] == []
 
 
 def test_codes_are_watched_like_any_memory(said: dict[str, list[str]]) -> None:

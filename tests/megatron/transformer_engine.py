@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.properties.dense import quantize
+from tranship.runtime.live import submodules
 from tranship.schema.dtypes import DType
 from tranship.schema.testing import Encoding
 
@@ -23,8 +24,11 @@ FORMULA = "divide"
 class Float8BlockwiseQTensor(Tensor):
     """A parameter in FP8 without memory of its own; nothing can be done with it but detach it."""
 
+    _rowwise_data: Tensor
+    _rowwise_scale_inv: Tensor
+
     @staticmethod
-    def __new__(cls, rows: int, columns: int) -> "Float8BlockwiseQTensor":
+    def __new__(cls: Any, rows: int, columns: int) -> "Float8BlockwiseQTensor":
         base: Any = Tensor
         made: Any = base._make_wrapper_subclass(cls, (rows, columns), dtype=torch.bfloat16)
         padded = -(-columns // 128 // 4) * 4
@@ -41,7 +45,7 @@ class Float8BlockwiseQTensor(Tensor):
         if function is not torch.ops.aten.detach.default:
             raise AssertionError(f"{function} would dequantize the parameter")
         rows, columns = args[0].shape
-        made = cls(rows, columns)
+        made: Any = cls(rows, columns)
         vars(made).update(vars(args[0]))
         return made
 
@@ -54,7 +58,8 @@ class Float8BlockwiseQTensor(Tensor):
 
 def hold_in_blocks(chunk: nn.Module, below: str = "decoder.layers.") -> None:
     """Hold the linear layers of a chunk's transformer layers in FP8, but for its routers."""
-    for name, module in chunk.named_modules():
+    for path, module in submodules(chunk):
+        name = ".".join(path)
         if name.startswith(below) and not name.endswith(".router"):
             for key, weight in list(module.named_parameters(recurse=False)):
                 if weight.dim() == 2:
