@@ -42,6 +42,7 @@ from tranship.schema.records import (
     PieceRecord,
     QuantizationRecord,
     RoleRecord,
+    TensorRecord,
     contiguous_strides,
 )
 
@@ -78,8 +79,8 @@ def megatron_declaration(
     last pipeline stage holds once more is held there, too. Buffers outside of the modules' state
     are constant. A tensor with several names has memory under the first of them only. Codes and
     scales of parameters in blocks of FP8 are buffers of their own. `chunks.megatron_tensors` gives
-    the memory by the same names. All tensors of `whole` are declared, so that what no rank holds is
-    found when the ranks' declarations are merged.
+    the memory by the same names. The first rank declares all tensors of `whole`, so that what no
+    rank holds is found when the ranks' declarations are merged; the others declare what they hold.
 
     Args:
         chunks: The rank's model chunks in the order of their virtual stages, wrapped or not, with
@@ -111,7 +112,7 @@ def megatron_declaration(
         world_size=world_size,
         ranks=(rank,),
         axes=tuple(axes),
-        tensors=tuple(sorted(found.whole.tensors.values())),
+        tensors=_tensors(found, buffers),
         buffers=tuple(sorted(buffers)),
         framework=Framework(name="megatron", version=str(version)),
         quantization=_quantization(buffers),
@@ -134,12 +135,9 @@ def _buffers(item: Held, shards: Sequence[Shard], found: _Rank) -> Iterator[Buff
     if item.persistent and not aliased and not _placed(item, shards, found):
         return
     if is_quantized(item.tensor):
-        scaled = block_scaled(item.tensor)
-        if scaled is None:
-            message = f"{item.name!r} is a {type(item.tensor).__name__} of a kind not known"
-            found.report("TS867", message, "keep it in BF16, or in FP8 with blocks of 128 x 128")
-        else:
-            yield from _scaled(item, scaled, shards, found)
+        # Of another name of such a parameter there is no memory to declare.
+        if not aliased:
+            yield from _quantized(item, shards, found)
         return
     local = local_tensor(item.tensor)
     if local.dtype not in TORCH_DTYPES.values():
@@ -152,6 +150,16 @@ def _buffers(item: Held, shards: Sequence[Shard], found: _Rank) -> Iterator[Buff
         role = RoleRecord("constant", reason=RECOMPUTED)
     record = replace(_record(item.name, local, item.kind, found.rank), role=role)
     yield _filled(record, shards, found) if role.kind == "transfer" else record
+
+
+def _quantized(item: Held, shards: Sequence[Shard], found: _Rank) -> Iterator[BufferRecord]:
+    """Yield the buffers of a parameter in FP8, if it is in blocks of 128 x 128."""
+    scaled = block_scaled(item.tensor)
+    if scaled is None:
+        message = f"{item.name!r} is a {type(item.tensor).__name__} of a kind not known"
+        found.report("TS867", message, "keep it in BF16, or in FP8 with blocks of 128 x 128")
+        return
+    yield from _scaled(item, scaled, shards, found)
 
 
 def _record(
@@ -256,6 +264,15 @@ def _scaled(
         pieces=tuple(sorted(pieces)),
         fills=(padding,) if padding else (),
     )
+
+
+def _tensors(found: _Rank, buffers: Sequence[BufferRecord]) -> tuple[TensorRecord, ...]:
+    known = found.whole.tensors
+    if found.rank == 0:
+        return tuple(sorted(known.values()))
+    held = {piece.tensor for record in buffers for piece in record.pieces}
+    ties = {known[name].tied_to for name in held} - {""}
+    return tuple(sorted(known[name] for name in held | ties))
 
 
 def _quantization(buffers: Sequence[BufferRecord]) -> QuantizationRecord | None:
