@@ -40,7 +40,6 @@ from tranship.schema.records import (
     EncodingRecord,
     FillRecord,
     PieceRecord,
-    QuantizationRecord,
     RoleRecord,
     TensorRecord,
     contiguous_strides,
@@ -115,7 +114,6 @@ def megatron_declaration(
         tensors=_tensors(found, buffers),
         buffers=tuple(sorted(buffers)),
         framework=Framework(name="megatron", version=str(version)),
-        quantization=_quantization(buffers),
     )
 
 
@@ -273,16 +271,3 @@ def _tensors(found: _Rank, buffers: Sequence[BufferRecord]) -> tuple[TensorRecor
     held = {piece.tensor for record in buffers for piece in record.pieces}
     ties = {known[name].tied_to for name in held} - {""}
     return tuple(sorted(known[name] for name in held | ties))
-
-
-def _quantization(buffers: Sequence[BufferRecord]) -> QuantizationRecord | None:
-    """List the modules whose matrices this rank holds plainly, though others are quantized."""
-    if all(record.encoding.kind == "plain" for record in buffers):
-        return None
-    plain = {
-        piece.tensor.rpartition(".")[0]
-        for record in buffers
-        for piece in record.pieces
-        if record.encoding.kind == "plain" and len(piece.extent) > 1
-    }
-    return QuantizationRecord("fp8", tuple(sorted(plain)))
