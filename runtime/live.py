@@ -39,7 +39,9 @@ class LiveTensor:
         held: object = getattr(_module(self.root, self.path, seen), self.key, None)
         if not isinstance(held, Tensor):
             return None
-        return held.view(self.viewed) if self.viewed else held
+        if self.viewed is None or held.dtype.itemsize != self.viewed.itemsize:
+            return held
+        return held.view(self.viewed)
 
 
 def _module(root: nn.Module, path: tuple[str, ...], seen: Modules) -> object:
