@@ -20,7 +20,8 @@ class LiveTensor:
     """A tensor of a model, and the way to it.
 
     `tensor` is the memory of this rank that the module held when it was looked at. The module lies
-    below `root` at `path`, and holds the tensor as `key`.
+    below `root` at `path`, and holds the tensor as `key`. If it keeps codes as integers, `viewed`
+    is the dtype that they are of, and `tensor` a view of that dtype.
     """
 
     tensor: Tensor
@@ -28,6 +29,7 @@ class LiveTensor:
     root: nn.Module
     path: tuple[str, ...]
     key: str
+    viewed: torch.dtype | None = None
 
     def read(self, seen: Modules) -> Tensor | None:
         """Return what the model holds in this place now, or None if that is no tensor.
@@ -35,7 +37,11 @@ class LiveTensor:
         `seen` keeps the modules on the way for the next tensors; it starts empty.
         """
         held: object = getattr(_module(self.root, self.path, seen), self.key, None)
-        return held if isinstance(held, Tensor) else None
+        if not isinstance(held, Tensor):
+            return None
+        if self.viewed is None or held.dtype.itemsize != self.viewed.itemsize:
+            return held
+        return held.view(self.viewed)
 
 
 def _module(root: nn.Module, path: tuple[str, ...], seen: Modules) -> object:

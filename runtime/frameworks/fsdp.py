@@ -6,7 +6,6 @@ view, not in it, and a rank past the end of a small parameter holds a view of no
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -16,9 +15,10 @@ from torch.distributed.tensor import DTensor
 
 from tranship.runtime.bind import location
 from tranship.runtime.dtypes import TORCH_DTYPES, schema_dtype
-from tranship.runtime.live import held_tensors, local_tensor, submodules
+from tranship.runtime.frameworks.held import RECOMPUTED, Held, named_tensors
+from tranship.runtime.live import local_tensor
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
-from tranship.schema.manifest import Axis, Framework, Kind, Part, Side
+from tranship.schema.manifest import Axis, Framework, Part, Side
 from tranship.schema.nearest import nearest
 from tranship.schema.records import (
     BufferRecord,
@@ -29,19 +29,6 @@ from tranship.schema.records import (
     TensorRecord,
     contiguous_strides,
 )
-
-RECOMPUTED = "not in the module's state: the module computes it from its configuration"
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A tensor under one of its names; `original` is the first name of the same tensor."""
-
-    name: str
-    original: str
-    kind: Kind
-    persistent: bool
-    tensor: Tensor
 
 
 def fsdp_declaration(
@@ -71,7 +58,7 @@ def fsdp_declaration(
         DiagnosticError: TS820 to TS823.
     """
     names = names or {}
-    held = list(_held(model))
+    held = list(named_tensors(model))
     findings = list(_wrong_names(names, [item.name for item in held], rank))
     buffers: list[BufferRecord] = []
     for item in held:
@@ -116,24 +103,6 @@ def _axis(name: str, ranks: Tensor, dim: int) -> Axis:
     return Axis(name=name, size=size, stride=int(row[1] - row[0]) if size > 1 else 1)
 
 
-def _held(model: nn.Module) -> Iterator[_Held]:
-    found = [
-        (".".join((*path, key)), kind, _is_persistent(owner, key), tensor)
-        for path, owner in submodules(model)
-        for kind, key, tensor in held_tensors(owner)
-        if kind is not Kind.ATTRIBUTE
-    ]
-    originals: dict[int, str] = {}
-    # The name that has the memory is one in the module's state, if there is one.
-    for name, kind, persistent, tensor in sorted(found, key=lambda entry: not entry[2]):
-        yield _Held(name, originals.setdefault(id(tensor), name), kind, persistent, tensor)
-
-
-def _is_persistent(owner: nn.Module, key: str) -> bool:
-    # Asking for the state dict instead would run the hooks of every wrapper.
-    return key not in owner._non_persistent_buffers_set  # pyright: ignore[reportPrivateUsage] -- no public way
-
-
 def _wrong_names(names: Mapping[str, str], known: Sequence[str], rank: int) -> Iterator[Diagnostic]:
     for name in names:
         if name not in known:
@@ -143,12 +112,12 @@ def _wrong_names(names: Mapping[str, str], known: Sequence[str], rank: int) -> I
             yield Diagnostic("TS820", message, location(Side.SENDER, rank), help=advice)
 
 
-def _tensor(item: _Held, names: Mapping[str, str]) -> TensorRecord:
+def _tensor(item: Held, names: Mapping[str, str]) -> TensorRecord:
     name, original = (names.get(key, key) for key in (item.name, item.original))
     return TensorRecord(name, tuple(item.tensor.shape), "" if name == original else original)
 
 
-def _buffer(item: _Held, rank: int, names: Mapping[str, str]) -> BufferRecord:
+def _buffer(item: Held, rank: int, names: Mapping[str, str]) -> BufferRecord:
     local = local_tensor(item.tensor)
     if local.dtype not in TORCH_DTYPES.values():
         raise _refusal("TS823", f"{item.name!r} is {local.dtype}, which no buffer may hold", rank)
@@ -165,7 +134,7 @@ def _buffer(item: _Held, rank: int, names: Mapping[str, str]) -> BufferRecord:
 
 
 def _pieces(
-    item: _Held, strides: Ints, rank: int, names: Mapping[str, str]
+    item: Held, strides: Ints, rank: int, names: Mapping[str, str]
 ) -> tuple[PieceRecord, ...]:
     tensor, shape = item.tensor, tuple(item.tensor.shape)
     start, extent = (0,) * len(shape), shape
