@@ -27,7 +27,8 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SGLANG := $(VENV)/.sglang
+# Frameworks whose own code the tests run.
+FRAMEWORKS := $(addprefix $(VENV)/.,megatron sglang vllm)
 
 # Silences a notice about newer versions, which asks the network on every run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -40,7 +41,7 @@ help:
 demo: $(READY)
 	$(BIN)/tranship demo
 
-test: lint $(SGLANG)
+test: lint $(FRAMEWORKS)
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(READY)
@@ -80,12 +81,13 @@ $(READY): pyproject.toml constraints.txt
 		-c constraints.txt -e '.[runtime,dev]'; \
 	touch $@
 
-# SGLang as far as its models load without a GPU. Its tests skip themselves where it is missing.
-$(SGLANG): tests/sglang/requirements.txt $(READY)
-	@echo "Adding what the tests against real SGLang models need."; \
+# Frameworks as far as their models load without a GPU: --no-deps, since each wants a torch of its
+# own and many packages of CUDA kernels. Tests skip themselves where theirs is missing.
+$(FRAMEWORKS): $(VENV)/.%: tests/%/requirements.txt $(READY)
+	@echo "Adding what the tests against real models of $* need."; \
 	if $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) --no-deps \
-		-r tests/sglang/requirements.txt; then touch $@; \
-	else echo "SGLang cannot be installed here: its tests are skipped."; fi
+		-r $<; then touch $@; \
+	else echo "$* cannot be installed here: its tests are skipped."; fi
 
 clean:
 	rm -rf build dist *.egg-info .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -204,11 +204,13 @@ class Framework(Frozen):
     """Which software holds the memory, for people and for diffs.
 
     `options` are the framework's own, under its own names, as far as they decide what is held.
+    `traced` are the ranks whose own code told what they hold, if it was derived for the others.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     version: Annotated[str, Field(max_length=128)] = ""
     options: dict[Name, LiteralInt | bool | Annotated[str, Field(max_length=512)]] = {}
+    traced: IndexSetText | None = None
 
 
 class ModuleFamily(Frozen):

@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.models.produced import made
-from tranship.runtime.frameworks.tracing.extrapolate import basis, derive_all, digits, proof
+from tranship.runtime.frameworks.tracing.extrapolate import (
+    basis,
+    declare_all,
+    digits,
+    find_pattern,
+    proof,
+)
 from tranship.schema.expand import expand
+from tranship.schema.indexset import to_text
 from tranship.schema.manifest import Axis, Manifest
 from tranship.schema.records import Declaration
 
@@ -45,12 +52,15 @@ def test_some_ranks_tell_what_all_of_them_hold(
     manifest = made(tmp_path, name, "sglang", options, fp8=fp8, **EVEN, **changes)
     traced = told(manifest)
     assert len(traced) <= 8
-    derived = derive_all(traced)
-    assert derived is not None
-    for rank, declaration in enumerate(derived):
-        assert declaration.ranks == (rank,)
-        assert declaration.buffers == expand(manifest, [rank]).buffers
-        assert declaration.tensors == expand(manifest, [rank]).tensors
+    pattern = find_pattern(traced)
+    assert pattern is not None
+    for rank in range(manifest.world_size):
+        assert pattern.declaration(rank).buffers == expand(manifest, [rank]).buffers
+    whole, wanted = declare_all(pattern, traced), expand(manifest)
+    assert (whole.ranks, whole.buffers) == (wanted.ranks, wanted.buffers)
+    assert (whole.tensors, whole.quantization) == (wanted.tensors, wanted.quantization)
+    assert whole.framework is not None
+    assert whole.framework.traced == to_text(sorted(traced))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +75,7 @@ def test_ranks_that_are_not_alike_are_not_derived(
     tmp_path: Path, options: dict[str, int], changes: dict[str, int]
 ) -> None:
     manifest = made(tmp_path, "qwen3", "sglang", options, fp8=False, **(EVEN | changes))
-    assert derive_all(told(manifest)) is None
+    assert find_pattern(told(manifest)) is None
 
 
 @pytest.mark.parametrize("which", ["piece", "shape", "name"])
@@ -79,7 +89,7 @@ def test_one_rank_that_differs_is_noticed(tmp_path: Path, which: str) -> None:
         "shape": replace(first, shape=(first.shape[0] + 1, *first.shape[1:])),
         "name": replace(first, name="other"),
     }[which]
-    assert derive_all(traced | {rank: replace(traced[rank], buffers=(changed, *rest))}) is None
+    assert find_pattern(traced | {rank: replace(traced[rank], buffers=(changed, *rest))}) is None
 
 
 def test_coordinates_are_as_fine_as_the_axes_need() -> None:

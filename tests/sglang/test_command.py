@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_all_ranks_are_traced_and_a_change_of_the_engine_is_told(tmp_path: Path)
     assert (same.returncode, "no change" in same.stdout) == (0, True)
     other = trace("-c", config, "--tp", 2, "--quantization", "fp8-block128", "--check", output)
     assert other.returncode == 3
+
+
+def test_some_of_many_ranks_tell_what_all_hold(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32}
+    config = write_config(tmp_path, "qwen3_moe", **sizes, num_experts=64)
+    output = tmp_path / "engine.json"
+    done = trace("-c", config, "--tp", 32, "--ep", 32, "-o", output)
+    assert done.returncode == 0, done.stderr
+    assert "6 ranks traced  26 derived of them" in done.stdout
+    traced = load(output, Manifest).value
+    options = {"tp_size": "32", "ep_size": "32", "device": "cpu"}
+    offline = produce(Request("qwen3_moe", config, "sglang", options))
+    assert expand(traced).tensors == expand(offline).tensors
+    plain = [replace(b, role=replace(b.role, reason="")) for b in expand(offline).buffers]
+    assert [replace(b, role=replace(b.role, reason="")) for b in expand(traced).buffers] == plain
+    assert traced.framework is not None
+    assert traced.framework.traced == "0..1,8,16,24,31"
 
 
 def test_scales_that_the_engine_drops_are_reported_with_what_was_not_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tranship.schema.codec import digest, dump, load, parse_json, read_text, wri
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
+from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest
 from tranship.schema.merge import merge
 
@@ -75,7 +76,7 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
         tell("trace")
         traced = _trace(asked, Path(folder))
         tell("merge")
-        manifest = traced[0][1] if asked.ranks else merge(traced)
+        manifest = _whole(asked, traced)
         data = dump(manifest)
         if output is None:
             found = Path(folder, "traced.json")
@@ -85,7 +86,7 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
     write_atomically(output, data)
     parts = [
         ("written", GOOD),
-        count(len(traced), "rank traced", "ranks traced"),
+        *_ranks(len(traced), asked.tp if not asked.ranks else 1),
         count(len(manifest.buffers), "buffer family", "buffer families"),
         f"{len(data):,} bytes",
     ]
@@ -93,6 +94,27 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
         [*flow(f"{output}  ", parts, answer_width())],
         {"output": output, "digest": digest(data), "ranks": manifest.world_size},
     )
+
+
+def _ranks(traced: int, declared: int) -> Iterator[str]:
+    """Say how many ranks were traced, and how many are declared if these are more."""
+    yield count(traced, "rank traced", "ranks traced")
+    if declared > traced:
+        yield f"{declared - traced} derived of them"
+
+
+def _whole(asked: Engine, traced: Sequence[tuple[str, Manifest]]) -> Manifest:
+    """Return the manifest of all ranks, or of the one that was asked for."""
+    from tranship.runtime.frameworks.tracing.extrapolate import declare_all, find_pattern
+
+    if asked.ranks:
+        return traced[0][1]
+    if len(traced) == asked.tp:
+        return merge(traced)
+    told = {found.ranks[0]: found for found in (expand(manifest) for _, manifest in traced)}
+    pattern = find_pattern(told)
+    assert pattern is not None, "the ranks were found to tell of all"
+    return fold(declare_all(pattern, told))
 
 
 def _require_sense(asked: Engine, output: str | None, check: str | None) -> None:
@@ -131,7 +153,7 @@ def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
         folder=folder,
         tp=asked.tp,
         ep=asked.ep,
-        ranks=tuple(asked.ranks or range(asked.tp)),
+        ranks=tuple(asked.ranks),
         arguments={name: _value(text) for name, text in asked.options.items()},
         sources=_sources(asked, config_file, config),
         output=folder,
@@ -145,18 +167,20 @@ def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
 
 
 def _answers(request: "TraceRequest", title: str, log: str) -> Iterator[tuple[str, Manifest]]:
-    from tranship.runtime.frameworks.tracing.request import Answer as RankAnswer
+    from tranship.runtime.frameworks.tracing.request import read_answer
 
     findings: list[Diagnostic] = []
-    for rank in request.ranks:
+    listed = request.list_of_ranks
+    ranks: list[int] = json.loads(listed.read_text()) if listed.exists() else [0]
+    for rank in ranks:
         where = Location(f"receiver rank {rank}")
-        path = request.output / f"{rank}.json"
+        path = request.answer_of(rank)
         if not path.exists():
             last = "\n".join(log.splitlines()[-_LINES:])
             message = f"{title} ended without an answer; its last words:\n{last}"
             findings.append(Diagnostic("TS856", message, where))
             continue
-        answer = RankAnswer.model_validate_json(path.read_text(encoding="utf-8"))
+        answer = read_answer(path)
         findings += [found.diagnostic() for found in answer.findings]
         if answer.manifest is not None:
             yield where.file, Manifest.model_validate_json(answer.manifest)

@@ -7,12 +7,16 @@ derived is compared with ranks that were traced and from which nothing was deriv
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tranship.schema.indexset import to_text
 from tranship.schema.manifest import Axis
 from tranship.schema.records import BufferRecord, Declaration, Ints, PieceRecord
 
@@ -20,6 +24,8 @@ T = TypeVar("T")
 
 FURTHER = 4
 """Ranks besides the last one that are traced to prove what is derived."""
+
+Numbers = NDArray[np.int64]
 
 Digit = tuple[int, int]
 """A stride and a size: `rank // stride % size`."""
@@ -48,40 +54,69 @@ def proof(axes: Iterable[Axis], world_size: int) -> Ints:
     return tuple(sorted(found.difference(used)))
 
 
-def extrapolate(traced: Mapping[int, Declaration], rank: int) -> Declaration | None:
-    """Derive a rank's declaration from those of the basis; None if more than numbers differ there.
+def sample(axes: Sequence[Axis], world_size: int) -> Ints:
+    """Return the ranks to trace first: all, unless those that tell of all are less than half."""
+    told = {*basis(axes, world_size), *proof(axes, world_size)}
+    return tuple(sorted(told)) if 2 * len(told) <= world_size else tuple(range(world_size))
 
-    Args:
-        traced: Declarations of one rank each, by rank: at least those of `basis`.
-        rank: The rank.
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """How the numbers of a declaration follow from a rank's coordinates.
+
+    `base` are those of rank 0, `steps` what is added for each step along a digit.
     """
-    first = traced[0]
-    skeleton, base = _split(first)
-    wanted = list(base)
-    for stride, size in digits(first.axes, first.world_size):
-        other, there = _split(traced[stride])
-        if other != skeleton:
-            return None
-        by = rank // stride % size
-        moved = zip(wanted, base, there, strict=True)
-        wanted = [now + by * (end - start) for now, start, end in moved]
-    return _rebuilt(first, rank, iter(wanted))
+
+    first: Declaration
+    base: Numbers
+    steps: tuple[tuple[Digit, Numbers], ...]
+
+    def declaration(self, rank: int) -> Declaration:
+        """Derive what a rank holds."""
+        numbers = self.base.copy()
+        for (stride, size), step in self.steps:
+            numbers += rank // stride % size * step
+        return _rebuilt(self.first, rank, iter(numbers.tolist()))
 
 
-def derive_all(traced: Mapping[int, Declaration]) -> tuple[Declaration, ...] | None:
-    """Return all ranks' declarations, or None if a rank that was traced is not as is derived.
+def find_pattern(traced: Mapping[int, Declaration]) -> Pattern | None:
+    """Find the pattern, or None if the ranks differ in more than numbers, or one is not as derived.
 
     Args:
         traced: Declarations of one rank each, by rank: those of `basis` and of `proof`.
     """
     first = traced[0]
-    world = range(first.world_size)
-    for rank in proof(first.axes, first.world_size):
-        derived = extrapolate(traced, rank)
-        if derived is None or _comparable(derived) != _comparable(traced[rank]):
+    skeleton, base = _split(first)
+    steps: list[tuple[Digit, Numbers]] = []
+    for digit in digits(first.axes, first.world_size):
+        other, there = _split(traced[digit[0]])
+        if other != skeleton:
             return None
-    found = [traced.get(rank) or extrapolate(traced, rank) for rank in world]
-    return tuple(declaration for declaration in found if declaration is not None)
+        steps.append((digit, there - base))
+    pattern = Pattern(first, base, tuple(steps))
+    for rank in proof(first.axes, first.world_size):
+        if _comparable(pattern.declaration(rank)) != _comparable(traced[rank]):
+            return None
+    return pattern
+
+
+def declare_all(pattern: Pattern, traced: Mapping[int, Declaration]) -> Declaration:
+    """Return one declaration of all ranks, which tells the ones that were traced."""
+    first = pattern.first
+    world = range(first.world_size)
+    declarations = [traced.get(rank) or pattern.declaration(rank) for rank in world]
+    methods = [found.quantization for found in traced.values() if found.quantization is not None]
+    plain = {module for found in methods for module in found.unquantized}
+    framework = first.framework
+    if framework is not None:
+        framework = framework.model_copy(update={"traced": to_text(sorted(traced))})
+    return replace(
+        first,
+        ranks=tuple(world),
+        buffers=tuple(sorted(record for found in declarations for record in found.buffers)),
+        framework=framework,
+        quantization=replace(methods[0], unquantized=tuple(sorted(plain))) if methods else None,
+    )
 
 
 def _comparable(found: Declaration) -> Declaration:
@@ -141,11 +176,11 @@ def _with(value: T, numbers: Iterator[int]) -> T:
     return cast("T", type(record)(**changed))
 
 
-def _split(found: Declaration) -> tuple[list[str | None], list[int]]:
+def _split(found: Declaration) -> tuple[list[str | None], Numbers]:
     """Return everything but the numbers, and the numbers."""
     leaves = list(_leaves(_parts(found)))
     skeleton = [None if isinstance(leaf, int) else leaf for leaf in leaves]
-    return skeleton, [leaf for leaf in leaves if isinstance(leaf, int)]
+    return skeleton, np.array([leaf for leaf in leaves if isinstance(leaf, int)], np.int64)
 
 
 def _rebuilt(first: Declaration, rank: int, numbers: Iterator[int]) -> Declaration:

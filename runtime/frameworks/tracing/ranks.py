@@ -4,10 +4,11 @@ The state of an engine is global, so every rank is a process. Importing an engin
 a rank a second or two: ranks are forked from the one process that has imported it.
 """
 
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +20,21 @@ from tranship.runtime.bind import location
 from tranship.runtime.frameworks.tracing.config import architecture_of, block_of, method_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
 from tranship.runtime.frameworks.tracing.derived import trace_derived, without_method
-from tranship.runtime.frameworks.tracing.request import Answer, TraceRequest, refusal
+from tranship.runtime.frameworks.tracing.extrapolate import find_pattern, sample
+from tranship.runtime.frameworks.tracing.request import (
+    Answer,
+    TraceRequest,
+    read_answer,
+    refusal,
+)
 from tranship.runtime.frameworks.tracing.sources import on_meta
 from tranship.runtime.frameworks.tracing.tracer import Trace, TraceError, trace_load
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.codec import dump, write_atomically
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.expand import expand
 from tranship.schema.fold import fold
-from tranship.schema.manifest import Axis, Framework, Side
+from tranship.schema.manifest import Axis, Framework, Manifest, Side
 from tranship.schema.records import Declaration
 
 
@@ -127,12 +135,37 @@ def answer(code: Code, request: TraceRequest, rank: int) -> Answer:
 
 
 def main(code: Code, path: str) -> None:
-    """Trace all ranks of a request, as many at once as there are processors."""
+    """Trace the ranks of a request."""
     request = TraceRequest.model_validate_json(Path(path).read_text(encoding="utf-8"))
     code.prepare(architecture_of(request.folder))
     torch.set_num_threads(1)
+    ranks = request.ranks or sample(code.axes(request), request.tp)
+    _trace(code, request, ranks)
+    if not request.ranks and not _is_enough(request, ranks):
+        rest = tuple(rank for rank in range(request.tp) if rank not in ranks)
+        _trace(code, request, rest)
+        ranks = tuple(range(request.tp))
+    write_atomically(request.list_of_ranks, json.dumps(ranks).encode())
+
+
+def _is_enough(request: TraceRequest, ranks: Sequence[int]) -> bool:
+    """Whether nothing more needs to be traced: what all hold is told, or something has failed."""
+    if len(ranks) == request.tp:
+        return True
+    traced: dict[int, Declaration] = {}
+    for rank in ranks:
+        path = request.answer_of(rank)
+        manifest = read_answer(path).manifest if path.exists() else None
+        if manifest is None:
+            return True
+        traced[rank] = expand(Manifest.model_validate_json(manifest))
+    return find_pattern(traced) is not None
+
+
+def _trace(code: Code, request: TraceRequest, ranks: Sequence[int]) -> None:
+    """Be ranks, as many at once as there are processors."""
     running = 0
-    for rank in request.ranks:
+    for rank in ranks:
         if running == (os.cpu_count() or 1):
             os.wait()
             running -= 1
@@ -148,7 +181,7 @@ def _be(code: Code, request: TraceRequest, rank: int) -> None:
     status = 1
     try:
         text = answer(code, request, rank).model_dump_json()
-        write_atomically(request.output / f"{rank}.json", text.encode())
+        write_atomically(request.answer_of(rank), text.encode())
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -16,10 +16,10 @@ class TraceRequest(Frozen):
     Attributes:
         folder: where the model's config.json is.
         tp, ep: ranks, and groups of them that experts are spread over.
-        ranks: which ranks to trace.
+        ranks: which ranks to trace; if none are named, as many as tell what all of them hold.
         arguments: further arguments of the engine, under its own names.
         sources: dtype and shape of every tensor of the checkpoint.
-        output: folder for `RANK.json`, an `Answer`.
+        output: folder for `RANK.json`, an `Answer`, and for the list of ranks that were traced.
     """
 
     folder: Path
@@ -29,6 +29,15 @@ class TraceRequest(Frozen):
     arguments: dict[str, int | bool | str]
     sources: dict[str, tuple[DType, tuple[int, ...]]]
     output: Path
+
+    @property
+    def list_of_ranks(self) -> Path:
+        """Where the ranks that were traced are written down."""
+        return self.output / "ranks.json"
+
+    def answer_of(self, rank: int) -> Path:
+        """Where a rank's answer is."""
+        return self.output / f"{rank}.json"
 
 
 class Told(Frozen):
@@ -49,6 +58,11 @@ class Answer(Frozen):
 
     manifest: str | None = None
     findings: tuple[Told, ...] = ()
+
+
+def read_answer(path: Path) -> Answer:
+    """Read a rank's answer."""
+    return Answer.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def refusal(error: DiagnosticError) -> Answer:
