@@ -4,9 +4,11 @@
 
 vLLM is imported once. Each rank is traced in one fork of that process and loaded in another: vLLM
 builds one model per process. A rank leaves `RANK.json`, an `Answer`, and `RANK.safetensors`, what
-it holds after loading. The names of what loading has left alone are in `RANK.untouched`.
+it holds after loading. The names of what loading has left alone are in `RANK.untouched`, and
+`RANK.derived` says what latent attention then makes of its weights.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from tests.sglang.load import read_tensors, write_tensors
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.vllm.cases import CASES, Case
 from tests.vllm.forks import start
+from tranship.runtime.dtypes import schema_dtype
 from tranship.runtime.frameworks.tracing.ranks import answer
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.runtime.frameworks.tracing.sources import on_meta
@@ -31,6 +34,7 @@ from tranship.runtime.live import live_tensors
 from tranship.schema.manifest import Kind
 
 CHECKPOINT = "checkpoint.st"
+Memory = tuple[str, str, list[int], list[int], str]
 
 
 def trace(request: TraceRequest, rank: int) -> None:
@@ -53,6 +57,36 @@ def load(request: TraceRequest, rank: int) -> None:
     write_tensors(after, request.output / f"{rank}.safetensors")
     same = [name for name in before if torch.equal(bits(before[name]), bits(after[name]))]
     (request.output / f"{rank}.untouched").write_text("\n".join(same))
+    (request.output / f"{rank}.derived").write_text(json.dumps(derive(model)))
+
+
+def derive(model: Any) -> dict[str, Memory]:
+    """Run what latent attention does after loading, as where no kernel packs its weights.
+
+    Returns:
+        Of every new tensor its kind, dtype, shape and strides, and the first tensor that has the
+        same memory, or "".
+    """
+    before = live_tensors(model)
+    for module in model.modules():
+        if hasattr(module, "is_amx_bmm_enabled"):
+            module.is_amx_bmm_enabled = False
+            module.impl.process_weights_after_loading = _pack_nothing
+            module.process_weights_after_loading(torch.bfloat16)
+    owners = {
+        one.tensor.untyped_storage().data_ptr(): name for name, one in reversed(before.items())
+    }
+    found: dict[str, Memory] = {}
+    for name, one in live_tensors(model).items():
+        if name not in before:
+            owner = owners.get(one.tensor.untyped_storage().data_ptr(), "")
+            layout = [*one.tensor.shape], [*one.tensor.stride()]
+            found[name] = one.kind, schema_dtype(one.tensor.dtype), *layout, owner
+    return found
+
+
+def _pack_nothing(_: torch.dtype) -> None:
+    """Stand in for a kernel's own preparation of weights."""
 
 
 def jobs(folder: Path) -> Iterator[Callable[[], None]]:

@@ -1,5 +1,6 @@
 """What `engines.py` has left of a case."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from tests.sglang.load import read_tensors
 from tests.vllm.cases import Case
-from tests.vllm.engines import CHECKPOINT
+from tests.vllm.engines import CHECKPOINT, Memory
 from tranship.runtime.frameworks.tracing.request import Answer
 from tranship.schema.manifest import Manifest
 from tranship.schema.merge import merge
@@ -46,6 +47,11 @@ class Result:
     def loaded(self, rank: int) -> dict[str, Tensor]:
         """What a rank holds after vLLM's own `load_weights`."""
         return read_tensors(self.folder / f"{rank}.safetensors")
+
+    def derived(self, rank: int) -> dict[str, Memory]:
+        """What a rank makes of its weights after loading them."""
+        text = (self.folder / f"{rank}.derived").read_text()
+        return {name: tuple(made) for name, made in json.loads(text).items()}
 
     def untouched(self, rank: int) -> set[str]:
         """Names of what loading has left as it was."""

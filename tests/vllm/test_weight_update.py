@@ -42,12 +42,18 @@ def test_init_info_that_makes_no_sense_is_refused(reports: list[Any]) -> None:
 
 
 def test_layers_that_pack_their_weights_are_refused(reports: list[Any]) -> None:
-    _, (packing, keeping) = reports
-    named = set(re.findall("TS880: model.layers.2.(.*) may hold", packing))
-    attention = {"self_attn.qkv_proj", "self_attn.o_proj"}
-    assert named == attention | {"mlp.experts.routed_experts"}
+    _, (packing, keeping, packed) = reports
+    found = re.findall(r"TS880: model\.layers\.([02])\.(.*) may hold .*: (.*)", packing)
+    attention = ("self_attn.qkv_proj", "Fp8LinearMethod"), ("self_attn.o_proj", "Fp8LinearMethod")
+    experts = {"0": "UnquantizedFusedMoEMethod", "2": "Fp8MoEMethod"}
+    assert set(found) == {
+        (layer, *one)
+        for layer, method in experts.items()
+        for one in (*attention, ("mlp.experts.routed_experts", method))
+    }
     assert "TS880" not in keeping
     assert "TS100" in keeping
+    assert re.findall(r"TS880: (\S*)", packed) == ["lm_head"]
 
 
 def test_vllm_finds_the_backend_by_an_entry_point() -> None:

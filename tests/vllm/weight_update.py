@@ -143,13 +143,17 @@ def refuse(folder: Path) -> None:
     info = {"plan": "no plan.json", "manifest": "engine.json", "host": "127.0.0.1", "port": 1}
     packing = refused(engine, info)
     choose_kernels_that_keep(model)
-    (folder / "report.json").write_text(json.dumps([packing, refused(engine, info)]))
+    keeping = refused(engine, info)
+    model.lm_head.cpu_linear = None  # what vLLM sets where it has packed a layer on a CPU
+    (folder / "report.json").write_text(json.dumps([packing, keeping, refused(engine, info)]))
 
 
 def choose_kernels_that_keep(model: Any) -> None:
     """Put in place what vLLM would choose on a GPU that has neither DeepGEMM nor FlashInfer."""
     linear: Any = importlib.import_module("vllm.model_executor.kernels.linear.scaled_mm.cutlass")
-    experts: Any = importlib.import_module("vllm.model_executor.layers.fused_moe.oracle.fp8")
+    oracle = "vllm.model_executor.layers.fused_moe.oracle"
+    experts: Any = importlib.import_module(f"{oracle}.fp8")
+    plain_experts: Any = importlib.import_module(f"{oracle}.unquantized")
     kernel = linear.CutlassFp8BlockScaledMMKernel
     for module in model.modules():
         method: Any = getattr(module, "quant_method", None)
@@ -157,6 +161,15 @@ def choose_kernels_that_keep(model: Any) -> None:
             method.fp8_linear = kernel.__new__(kernel)
         if hasattr(method, "fp8_backend"):
             method.fp8_backend = experts.Fp8MoeBackend.TRITON
+        if hasattr(method, "unquantized_backend"):
+            method.unquantized_backend = plain_experts.UnquantizedMoeBackend.TRITON
+
+
+def leave_plain(path: Path, module: str) -> None:
+    """Let a config leave one more module alone."""
+    config = json.loads(path.read_text())
+    config["quantization_config"]["modules_to_not_convert"].append(module)
+    path.write_text(json.dumps(config))
 
 
 def main(folder: Path) -> None:
@@ -165,6 +178,7 @@ def main(folder: Path) -> None:
     for case, own in zip((PLAIN, QUANTIZED), folders, strict=True):
         own.mkdir()
         case.write(own)
+    leave_plain(folders[1] / "config.json", "model.layers.0.mlp.experts")
     prepare(architecture_of(folders[0]))
     register_model(architecture_of(folders[1]))
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from tranship.models.frame import place
 from tranship.models.language import LanguageError, Scope, expression
 from tranship.models.memory import texts
 from tranship.models.rules import Context
-from tranship.models.words import name_of
+from tranship.models.words import further_names, name_of
 from tranship.schema import indexset
 from tranship.schema.manifest import Alias, BufferFamily, ConstantBuffer, Derived
 from tranship.schema.manifest import Role as BufferRole
@@ -44,7 +44,11 @@ def apply_beside(
         kind=entry.kind,
         role=_role(beside, tensor.name, scope, names),
     )
-    yield from _shared(family) if beside.shared and family.indices else (family,)
+    families = tuple(_shared(family) if beside.shared and family.indices else (family,))
+    yield from families
+    role = Alias(kind="alias", of=families[0].name)
+    for name in further_names(entry.also, family.name, tensor.name, scope):
+        yield family.model_copy(update={"name": name, "role": role})
 
 
 def _strides(beside: Beside, scope: Scope) -> tuple[int | str, ...] | None:

@@ -167,13 +167,15 @@ class BufferEntry(Frozen):
     """Buffers of a framework, for every architecture that has the roles.
 
     `parts` are stacked along dim 0 in their order; `each` makes a buffer for every role it lists.
-    In `name` the words `<name> <module> <parent> <grandparent> <leaf>` stand for parts of the first
-    tensor's name, and `<value>` for a text of `values`. `dtype` is an expression: `"'f32'"`.
+    In `name` the words `<name> <module> <own> <parent> <grandparent> <leaf>` stand for parts of the
+    first tensor's name, and `<value>` for a text of `values`. `also` names modules that hold the
+    same buffers again, as aliases. `dtype` is an expression: `"'f32'"`.
     Quantized parts must be made of whole blocks each, unless `ragged` lets all but the first begin
     with a block of their own. `help` is for users whose options make the buffers impossible.
     """
 
     name: Text
+    also: tuple[Text, ...] = ()
     each: tuple[Role, ...] | Literal["*"] = ()
     parts: tuple[PartEntry, ...] = ()
     rows: tuple[Number, Number] | None = None

@@ -10,9 +10,9 @@ from tranship.models.language import LanguageError, Scope, evaluate, number
 from tranship.models.memory import Slabs, padding, pieces
 from tranship.models.model import Model
 from tranship.models.quantize import Scheme, scale_boxes, split
-from tranship.models.words import name_of
+from tranship.models.words import further_names, name_of
 from tranship.schema.dtypes import DType
-from tranship.schema.manifest import BufferFamily, Encoding, Part, Plain, Scale, Scaled
+from tranship.schema.manifest import Alias, BufferFamily, Encoding, Part, Plain, Scale, Scaled
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def apply(entry: BufferEntry, context: Context) -> Iterator[BufferFamily]:
         for suffix in suffixes:
             found = heap(entry, parts, suffix, model, context.frame)
             if found:
-                yield from _families(entry, found, context)
+                yield from _with_aliases(entry, found, _families(entry, found, context))
 
 
 def _families(entry: BufferEntry, found: Heap, context: Context) -> Iterator[BufferFamily]:
@@ -71,6 +71,19 @@ def _families(entry: BufferEntry, found: Heap, context: Context) -> Iterator[Buf
         yield from _scaled(entry, part, context, scheme, context.quantizing.suffix)
     for indices in left:
         yield _plain(entry, replace(found, indices=indices), context)
+
+
+def _with_aliases(
+    entry: BufferEntry, found: Heap, families: Iterator[BufferFamily]
+) -> Iterator[BufferFamily]:
+    """Declare families, and further names of each."""
+    tensor = found.held[0].tensor.name
+    for family in families:
+        yield family
+        role = Alias(kind="alias", of=family.name)
+        changes = {"role": role, "encoding": Plain(), "pieces": (), "fills": ()}
+        for name in further_names(entry.also, family.name, tensor, found.scope):
+            yield family.model_copy(update={"name": name, **changes})
 
 
 def _slabs(entry: BufferEntry, found: Heap) -> Slabs:

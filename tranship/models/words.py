@@ -1,7 +1,7 @@
 """Texts with expressions in braces: messages for people, and names of buffers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tranship.models.language import LanguageError, Scope, Value, evaluate
 from tranship.schema.expression import Expression, to_text
@@ -24,12 +24,13 @@ def _written(value: Value) -> str:
 
 
 def tensor_words(name: str) -> Mapping[str, str]:
-    """Return what `<name>`, `<module>`, `<parent>`, `<grandparent>` and `<leaf>` stand for."""
+    """Return what the words stand for: `<own>` is the last part of the module's name."""
     module, _, leaf = name.rpartition(".")
-    parent = module.rpartition(".")[0]
+    parent, _, own = module.rpartition(".")
     return {
         "name": name,
         "module": module,
+        "own": own,
         "parent": parent,
         "grandparent": parent.rpartition(".")[0],
         "leaf": leaf,
@@ -52,3 +53,14 @@ def name_of(template: str, tensor: str, scope: Scope) -> str:
         return value
 
     return fill_words(_WORD.sub(word, template), scope)
+
+
+def further_names(modules: Iterable[str], buffer: str, tensor: str, scope: Scope) -> Iterator[str]:
+    """Write the names of a buffer in other modules.
+
+    Raises:
+        LanguageError: a word or an expression has no value.
+    """
+    leaf = buffer.rpartition(".")[2]
+    for template in modules:
+        yield f"{name_of(template, tensor, scope)}.{leaf}"
