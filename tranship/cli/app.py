@@ -295,7 +295,9 @@ def manifest_verb(
 
 @app.command("trace")
 def trace_verb(
-    framework: Annotated[str, typer.Argument(metavar="FRAMEWORK", help="sglang or vllm.")],
+    framework: Annotated[
+        str, typer.Argument(metavar="FRAMEWORK", help="sglang, vllm or checkpoint.")
+    ],
     config: Annotated[
         str,
         typer.Option(
@@ -345,7 +347,10 @@ def trace_verb(
     ] = None,
     form: FormatOption = Format.HUMAN,
 ) -> None:
-    """Declare what an engine holds, by running its own loading code without weights."""
+    """Declare what an engine holds, by running its own loading code without weights.
+
+    For a checkpoint its files are declared, as a sender.
+    """
 
     def verb() -> Answer:
         from tranship.cli.manifest import parse_options

@@ -40,6 +40,9 @@ OF_RANKS: Mapping[str, tuple[str, ...]] = {
 }
 """The engines' own arguments that --tp and --ep stand for."""
 
+CHECKPOINT = "checkpoint"
+"""What stands in place of an engine for the files of a checkpoint, as a sender."""
+
 PLAIN = "bf16"
 _LINES = 12
 """How much is shown of what a process wrote before it ended without an answer."""
@@ -72,13 +75,10 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
     """
     _require_sense(asked, output, check)
     refuse_inputs(output or "", [asked.config])
-    with tempfile.TemporaryDirectory() as folder, progress(2) as tell:
-        tell("trace")
-        traced = _trace(asked, Path(folder))
-        tell("merge")
-        manifest = _whole(asked, traced)
-        data = dump(manifest)
-        if output is None:
+    manifest, traced = _checkpoint(asked) if asked.framework == CHECKPOINT else _engine(asked)
+    data = dump(manifest)
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder:
             found = Path(folder, "traced.json")
             found.write_bytes(data)
             return diff(str(check), str(found))
@@ -86,7 +86,7 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
     write_atomically(output, data)
     parts = [
         ("written", GOOD),
-        *_ranks(len(traced), asked.tp if not asked.ranks else 1),
+        *traced,
         count(len(manifest.buffers), "buffer family", "buffer families"),
         f"{len(data):,} bytes",
     ]
@@ -94,6 +94,33 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
         [*flow(f"{output}  ", parts, answer_width())],
         {"output": output, "digest": digest(data), "ranks": manifest.world_size},
     )
+
+
+def _engine(asked: Engine) -> tuple[Manifest, list[str]]:
+    """Trace an engine, and say how many ranks that took."""
+    with tempfile.TemporaryDirectory() as folder, progress(2) as tell:
+        tell("trace")
+        traced = _trace(asked, Path(folder))
+        tell("merge")
+        manifest = _whole(asked, traced)
+    return manifest, list(_ranks(len(traced), asked.tp if not asked.ranks else 1))
+
+
+def _checkpoint(asked: Engine) -> tuple[Manifest, list[str]]:
+    """Declare a checkpoint by the headers of its files, and say how many tensors it has."""
+    from tranship.runtime.frameworks.checkpoint import checkpoint_declaration
+    from tranship.runtime.frameworks.tracing.config import block_of, method_of
+    from tranship.runtime.frameworks.tracing.sources import find_safetensors, read_headers
+
+    file = _config_file(asked.config)
+    _config(file, None)
+    folder = Path(file).parent
+    found = read_headers(find_safetensors(Path(asked.sources or folder)))
+    if not found:
+        message = f"{asked.sources or folder} has no safetensors files"
+        raise DiagnosticError([Diagnostic("TS857", message, Location(file))])
+    declared = checkpoint_declaration(found, method=method_of(folder), block=block_of(folder))
+    return fold(declared), [count(len(found), "tensor", "tensors")]
 
 
 def _ranks(traced: int, declared: int) -> Iterator[str]:
@@ -118,11 +145,14 @@ def _whole(asked: Engine, traced: Sequence[tuple[str, Manifest]]) -> Manifest:
 
 
 def _require_sense(asked: Engine, output: str | None, check: str | None) -> None:
-    if asked.framework not in TITLES:
-        known = " and ".join(TITLES)
-        raise typer.BadParameter(f"FRAMEWORK {asked.framework!r} cannot be traced; {known} can")
+    if asked.framework not in (*TITLES, CHECKPOINT):
+        known = ", ".join((*TITLES, CHECKPOINT))
+        raise typer.BadParameter(f"FRAMEWORK {asked.framework!r} is none of {known}")
     if (output is None) == (check is None):
         raise typer.BadParameter("either --output or --check says what to do with the manifest")
+    if asked.framework == CHECKPOINT:
+        _require_no_engine(asked)
+        return
     if len(asked.ranks) > 1:
         raise typer.BadParameter("--rank can be given once; without it all ranks are traced")
     if any(not 0 <= rank < asked.tp for rank in asked.ranks):
@@ -140,6 +170,14 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
             f"install tranship with its {asked.framework} extra, or run this where the engine runs"
         )
         raise DiagnosticError([Diagnostic("TS858", message, help=advice)])
+
+
+def _require_no_engine(asked: Engine) -> None:
+    """Refuse what is said of an engine where there is none."""
+    if asked.tp > 1 or asked.ep > 1 or asked.ranks or asked.options or asked.quantization:
+        raise typer.BadParameter("a checkpoint has no ranks, options or other quantization")
+    if asked.architecture is not None:
+        raise typer.BadParameter("the tensors of a checkpoint are named by its files")
 
 
 def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
