@@ -77,13 +77,7 @@ def trace_rank(code: Code, request: TraceRequest, rank: int) -> Declaration:
     try:
         model: Any = code.build(request, rank)
     except Exception as error:
-        traceback.print_exc()
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        origin = f"{Path(last.filename).name}:{last.lineno}, {last.line}"
-        reason = f"{type(error).__name__}: {error} ({origin})"
-        message = f"{code.title} does not build the model: {reason}"
-        where = location(Side.RECEIVER, rank)
-        raise DiagnosticError([Diagnostic("TS856", message, where)]) from error
+        raise _refused(f"{code.title} does not build the model", error, rank) from error
     return trace_model(code, model, request, rank)
 
 
@@ -91,7 +85,7 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
     """Declare the rank whose model was built on the meta device.
 
     Raises:
-        DiagnosticError: as `trace_rank`, but TS856.
+        DiagnosticError: as `trace_rank`, but that TS856 is about loading.
     """
     checkpoint = on_meta(request.sources)
     try:
@@ -101,6 +95,8 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
     except TraceError as error:
         where = location(Side.RECEIVER, rank)
         raise DiagnosticError([Diagnostic("TS855", f"{error}", where)]) from error
+    except Exception as error:
+        raise _refused(f"{code.title} does not load the checkpoint", error, rank) from error
     engine = Engine(
         framework=Framework(
             name=code.package, version=version(code.package), options=dict(code.options(request))
@@ -114,6 +110,14 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
         derived=derived,
     )
     return declare(engine, _held(code, model, trace), trace, checkpoint)
+
+
+def _refused(what: str, error: Exception, rank: int) -> DiagnosticError:
+    traceback.print_exc()
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    origin = f"{Path(last.filename).name}:{last.lineno}, {last.line}"
+    message = f"{what}: {type(error).__name__}: {error} ({origin})"
+    return DiagnosticError([Diagnostic("TS856", message, location(Side.RECEIVER, rank))])
 
 
 def _held(code: Code, model: Any, trace: Trace) -> dict[str, LiveTensor]:
