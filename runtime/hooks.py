@@ -20,6 +20,7 @@ from tranship.compiler.diff import Change, Weight, diff_manifests
 from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
 from tranship.runtime.live import live_tensors
+from tranship.runtime.messages import MAX_VERSION
 from tranship.runtime.session import Live, Sender, require_own_plan
 from tranship.runtime.step import StepStats
 from tranship.runtime.transports.protocol import Transport
@@ -99,6 +100,7 @@ class Publisher:
         self._engines = tuple(engines)
         self._declare = declare
         self._sender: Sender | None = None
+        self._closed = False
 
     @property
     def version(self) -> int:
@@ -119,8 +121,12 @@ class Publisher:
             DiagnosticError: as `Sender.bind`; no engine has been paused, unless all have met.
             DistributedError, TransportError: on a rank without engines, as `Sender.publish`.
             PublishError: on the rank that drives engines; they stay paused.
+            ValueError: the publisher is closed, or there are no such versions.
         """
         number = self.version + 1 if version is None else version
+        if self._closed or not 0 <= number <= MAX_VERSION:
+            reason = "the publisher is closed" if self._closed else f"there is no version {number}"
+            raise ValueError(reason)
         if self._sender is None:
             self._check()
         self._drive(lambda engine: engine.pause(), _NOT_PAUSED, number)
@@ -149,6 +155,7 @@ class Publisher:
 
     def close(self) -> None:
         """Give back what binding took; the publisher is of no use any more."""
+        self._closed = True
         if self._sender is not None:
             self._sender.close()
 

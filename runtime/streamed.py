@@ -35,7 +35,7 @@ class StreamReplayer:
         self._loan: Loan | None = None
         self._halves: list[Half] = []
         self._sends = end.program.side is Side.SENDER
-        self._over, self._ready, self._ahead = "", False, 0
+        self._over, self._ready, self._pending, self._ahead = "", False, False, 0
         self._done = done = Replay()
         try:
             with on_device(self._device):
@@ -85,6 +85,7 @@ class StreamReplayer:
         what tells their memory while it is packed.
         """
         del version
+        self._ready = False
         find = find_replaced if self._sends else find_moved
         found = (*over(self._end, self._over), *find(self._end.bound))
         self._ready = not found
@@ -94,6 +95,7 @@ class StreamReplayer:
         """Begin to pack the rounds that none must come before."""
         self._done = Replay()
         self._ahead = 0
+        self._pending = self._ready
         if self._ready:
             with on_device(self._device), self._done.timed("ahead"):
                 self._done.attempt("begin", self._begin, self._done)
@@ -101,6 +103,11 @@ class StreamReplayer:
     def close(self) -> None:
         """Disconnect, and unmap the neighbor's memory."""
         self._over = self._over or CLOSED
+        if self._pending:
+            # Rounds were packed ahead, for a step that did not come about.
+            for half in self._halves:
+                half.stream.synchronize()
+            self._pending = False
         self._transport.disconnect()
         self._halves.clear()
         if self._loan is not None:
@@ -110,7 +117,7 @@ class StreamReplayer:
     def run(self, version: int) -> Replay:
         """Run all rounds of a step on this rank."""
         del version
-        done = self._done
+        done, self._pending = self._done, False
         with on_device(self._device), done.timed("enqueue"):
             self._enqueue(done)
         if self._sends:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tranship.runtime.bind import location
 from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
-from tranship.runtime.frameworks.tracing.sources import Sources, find_safetensors
+from tranship.runtime.frameworks.tracing.sources import Sources, find_safetensors, read_headers
 from tranship.runtime.live import LiveTensor
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.dtypes import CODE_DTYPES
@@ -73,8 +73,9 @@ def map_checkpoint(folder: Path) -> dict[str, LiveTensor]:
     """Map the tensors of a folder's safetensors files; a weight is read when it is packed.
 
     Raises:
-        OSError: a file cannot be read.
+        DiagnosticError: TS857, a file cannot be read.
     """
+    read_headers(find_safetensors(folder))
     held = _Held()
     for name, tensor in _mapped(find_safetensors(folder)):
         vars(held)[name] = tensor

@@ -103,6 +103,11 @@ def pad(x: torch.Tensor, of: Tensors) -> None:
     x[6:].zero_()  # nothing
 
 
+def clears_before_copying(x: torch.Tensor, of: Tensors) -> None:
+    x[:4].copy_(of["a"].clone().fill_(2))
+    x[4:].copy_(of["b"].zero_())
+
+
 def bytewise(x: torch.Tensor, of: Tensors) -> None:
     x.view(torch.int16).copy_(of["a"].view(torch.int16))
 
@@ -123,6 +128,7 @@ def bytewise(x: torch.Tensor, of: Tensors) -> None:
         (item_to_many, (3,)),
         (pad, (6, 6)),
         (bytewise, (4, 6)),
+        (clears_before_copying, (6, 6)),
     ],
 )
 def test_replaying_a_trace_gives_the_loaders_memory(load: Load, shape: tuple[int, ...]):
@@ -172,9 +178,21 @@ def changes_the_checkpoint(x: torch.Tensor, of: Tensors) -> None:
     of["a"][1:].zero_()
 
 
-def clears_before_copying(x: torch.Tensor, of: Tensors) -> None:
-    x[:4].copy_(of["a"].clone().fill_(2))
-    x[4:].copy_(of["b"].zero_())
+def fills_and_computes(x: torch.Tensor, of: Tensors) -> None:
+    copied = of["a"].clone().fill_(1)
+    x[:4].copy_(copied.mul_(3))
+
+
+def fills_twice(x: torch.Tensor, of: Tensors) -> None:
+    copied = of["a"].clone().fill_(1)
+    copied[1:].fill_(2)
+    x[:4].copy_(copied)
+
+
+def fills_one_row_again_and_again(x: torch.Tensor, of: Tensors) -> None:
+    copied = of["a"].clone()
+    copied[:1].expand(4, 6).fill_(1)
+    x[:4].copy_(copied)
 
 
 def fills_a_part_before_copying(x: torch.Tensor, of: Tensors) -> None:
@@ -224,6 +242,9 @@ def copies_itself(x: torch.Tensor, of: Tensors) -> None:
         (computes_in_place, "computed by aten::mul_"),
         (computes_into_the_buffer, "aten::mul changes x"),
         (changes_the_checkpoint, "a is filled"),
+        (fills_and_computes, "computed by aten::mul_"),
+        (fills_twice, "computed by fill_"),
+        (fills_one_row_again_and_again, "computed by fill_"),
         (fills_a_part_before_copying, "computed by fill_"),
         (changes_the_buffer, "aten::mul_ changes x"),
         (rounds_on_the_way, "a is rounded"),

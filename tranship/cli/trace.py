@@ -208,15 +208,17 @@ def _answers(request: "TraceRequest", title: str, log: str) -> Iterator[tuple[st
     from tranship.runtime.frameworks.tracing.request import read_answer
 
     findings: list[Diagnostic] = []
+    last = "\n".join(log.splitlines()[-_LINES:])
+    ended = f"{title} ended without an answer; its last words:\n{last}"
     listed = request.list_of_ranks
-    ranks: list[int] = json.loads(listed.read_text()) if listed.exists() else [0]
+    if not listed.exists():
+        raise DiagnosticError([Diagnostic("TS856", ended)])
+    ranks: list[int] = json.loads(listed.read_text())
     for rank in ranks:
         where = Location(f"receiver rank {rank}")
         path = request.answer_of(rank)
         if not path.exists():
-            last = "\n".join(log.splitlines()[-_LINES:])
-            message = f"{title} ended without an answer; its last words:\n{last}"
-            findings.append(Diagnostic("TS856", message, where))
+            findings.append(Diagnostic("TS856", ended, where))
             continue
         answer = read_answer(path)
         findings += [found.diagnostic() for found in answer.findings]
@@ -230,10 +232,16 @@ def _config_file(given: str) -> str:
     return str(Path(given, "config.json")) if Path(given).is_dir() else given
 
 
+def _is_config(fields: Mapping[str, object]) -> bool:
+    names, quantization = fields.get("architectures"), fields.get("quantization_config")
+    listed = cast("list[object]", names) if isinstance(names, list) else []
+    return isinstance(next(iter(listed), None), str) and isinstance(quantization, dict | None)
+
+
 def _config(file: str, quantization: str | None) -> dict[str, object]:
     """Read a config.json, with the quantization that is asked for in place of its own."""
     config = parse_json(read_text(file), file)
-    if not isinstance(config, dict) or "architectures" not in config:
+    if not isinstance(config, dict) or not _is_config(cast("dict[str, object]", config)):
         message = "a model's config.json is an object that names its architectures"
         raise DiagnosticError([Diagnostic("TS112", message, Location(file))])
     fields = cast("dict[str, object]", config)

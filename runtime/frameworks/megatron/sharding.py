@@ -74,7 +74,7 @@ def _shards(entry: Any, tensor: Tensor, mapping: Any) -> tuple[Shard, ...]:
             return ()
         return tuple(_shard(part, part.data.storage_offset(), part.data.stride()) for part in built)
     if isinstance(entry, mapping.ShardedTensor) and tuple(entry.local_shape) == shape:
-        return (_shard(entry, 0, strides),)
+        return (_shard(entry, 0, strides),) if _is_same(entry.data, tensor) else ()
     return ()
 
 
@@ -87,6 +87,13 @@ def _flat(built: Any) -> Iterator[Any]:
             yield from _flat(part)
     else:
         yield built
+
+
+def _is_same(data: Any, tensor: Tensor) -> bool:
+    """Whether what is sharded lies as the tensor does, if it is in the same form at all."""
+    if not isinstance(data, Tensor) or data.dtype != tensor.dtype:
+        return True
+    return (data.data_ptr(), data.stride()) == (tensor.data_ptr(), tensor.stride())
 
 
 def _is_view(part: Any, form: Tensor) -> bool:

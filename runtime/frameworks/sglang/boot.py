@@ -48,6 +48,9 @@ ENVIRONMENT = {
 CAPABILITY = (9, 0)
 """What a GPU that is not there answers to models that ask while arguments are resolved."""
 
+MOVES_EXPERTS = ("init_expert_location", "enable_eplb", "ep_num_redundant_experts")
+"""Arguments by which SGLang holds experts in other places, also while it serves."""
+
 NEEDED = (
     "sglang.srt.server_args",
     "sglang.srt.runtime_context",
@@ -116,7 +119,12 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
         folder: Where the model's config.json is.
         place: The rank.
         arguments: Further arguments of SGLang's `ServerArgs`.
+
+    Raises:
+        ValueError: experts would lie where a trace does not see it.
     """
+    if moved := [name for name in MOVES_EXPERTS if arguments.get(name)]:
+        raise ValueError(f"{moved[0]} places experts in a way that is not traced")
     given = {"device": "cpu", "skip_tokenizer_init": True, **arguments}
     args = _import("sglang.srt.server_args").ServerArgs(
         model_path=str(folder), tp_size=place.tp, ep_size=place.ep, **given

@@ -37,10 +37,13 @@ class OwnMethod:
     """Recomputes a buffer by a method of the module that holds it; by the buffers' addresses."""
 
     methods: Mapping[int, Callable[[], object]]
+    post_load: PostLoad
 
     def __call__(self, buffer: Tensor, *_: Tensor) -> None:
         """Recompute `buffer` in place."""
         self.methods[buffer.data_ptr()]()
+        # What the model made of this buffer before is out of date.
+        self.post_load.begin()
 
 
 def find_recipes(names: Iterable[str], model: nn.Module, post_load: PostLoad) -> dict[str, Recipe]:
@@ -48,17 +51,22 @@ def find_recipes(names: Iterable[str], model: nn.Module, post_load: PostLoad) ->
     found: dict[str, Recipe] = {}
     for name in set(names):
         kind, _, method = name.rpartition(".")
-        if method == POST_LOAD:
+        if method == POST_LOAD and kind in _kinds(model):
             found[name] = post_load
         elif methods := _methods(model, kind, method):
-            found[name] = OwnMethod(methods)
+            found[name] = OwnMethod(methods, post_load)
     return found
+
+
+def _kinds(owner: nn.Module) -> set[str]:
+    """Return the names of a module's class and of those that it derives from."""
+    return {base.__qualname__ for base in type(owner).__mro__}
 
 
 def _methods(model: nn.Module, kind: str, method: str) -> dict[int, Callable[[], object]]:
     return {
         tensor.data_ptr(): getattr(owner, method)
         for _, owner in submodules(model)
-        if kind in {base.__qualname__ for base in type(owner).__mro__}
+        if kind in _kinds(owner)
         for _, _, tensor in held_tensors(owner)
     }

@@ -57,10 +57,12 @@ class SglangServer:
             EngineError: the server refused, or is gone. It ends itself if an update fails.
         """
         self._post("begin_weight_update", {"selector": "target"})
-        if not self._bound:
+        bound, self._bound = self._bound, False
+        if not bound:
             self._order(self.bind, None)
-            self._bound = True
         self._order(Update(action="update", version=version), f"{version}")
+        # Whoever failed in between was ended by that, and is bound anew when it is back.
+        self._bound = True
         self._post("end_weight_update", {})
 
     def flush(self) -> None:

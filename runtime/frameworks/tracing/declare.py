@@ -239,7 +239,7 @@ def _fills(loaded: _Loaded, name: str) -> tuple[FillRecord, ...]:
 
 def _fill(loaded: _Loaded, filling: Filling) -> FillRecord:
     view, value = filling.view, filling.value
-    if value not in (0, 1):
+    if value not in (0, 1) or math.copysign(1, value) < 0:
         loaded.report("TS854", f"{filling.buffer} is filled with {value}")
         value = 0
     return FillRecord(view.offset, view.sizes, view.strides, int(value))

@@ -14,6 +14,10 @@ from tranship.schema.records import RoleRecord
 UNRELATED = "made after loading, of nothing that is loaded"
 
 
+_FOREIGN = frozenset({""})
+"""Where a tensor comes from that is none of the model's, and was there before."""
+
+
 class Lineage(TorchDispatchMode):
     """While active, notes for every tensor which of the `buffers` its values come from.
 
@@ -28,7 +32,7 @@ class Lineage(TorchDispatchMode):
 
     def of(self, tensor: torch.Tensor) -> frozenset[str]:
         """Return the names of the buffers that a tensor was made of."""
-        return self._origins.get(tensor.untyped_storage(), frozenset())
+        return self._origins.get(tensor.untyped_storage(), _FOREIGN)
 
     def __torch_dispatch__(
         self,
@@ -100,13 +104,15 @@ def trace_derived(model: Any, name: str) -> dict[str, RoleRecord]:
         names = ", ".join(sorted({name for name, _ in moved}))
         raise TraceError(f"what follows loading gives other memory to {names}")
     return {
-        name: _role(method.__qualname__, lineage.of(held.tensor))
+        name: _role(name, method.__qualname__, lineage.of(held.tensor))
         for name, held in after.items()
         if name not in before
     }
 
 
-def _role(recipe: str, inputs: frozenset[str]) -> RoleRecord:
+def _role(name: str, recipe: str, inputs: frozenset[str]) -> RoleRecord:
+    if inputs & _FOREIGN:
+        raise TraceError(f"{name} is made of a tensor that the model does not name")
     if not inputs:
         return RoleRecord(kind="constant", reason=UNRELATED)
     return RoleRecord(kind="derived", recipe=recipe, inputs=tuple(sorted(inputs)))

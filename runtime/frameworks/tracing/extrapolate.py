@@ -32,11 +32,17 @@ Digit = tuple[int, int]
 
 
 def digits(axes: Iterable[Axis], world_size: int) -> tuple[Digit, ...]:
-    """Split ranks into coordinates that do not depend on one another, as fine as axes need it."""
+    """Split ranks into coordinates that do not depend on one another, as fine as axes need it.
+
+    Raises:
+        ValueError: axes overlap, so that there are none.
+    """
     cuts = {1, world_size}
     for axis in axes:
         cuts |= {axis.stride, axis.stride * axis.size}
     bounds = sorted(cut for cut in cuts if cut <= world_size)
+    if any(high % low for low, high in pairwise(bounds)):
+        raise ValueError(f"axes with strides and sizes {bounds} do not nest")
     return tuple((low, high // low) for low, high in pairwise(bounds))
 
 
@@ -56,7 +62,10 @@ def proof(axes: Iterable[Axis], world_size: int) -> Ints:
 
 def sample(axes: Sequence[Axis], world_size: int) -> Ints:
     """Return the ranks to trace first: all, unless those that tell of all are less than half."""
-    told = {*basis(axes, world_size), *proof(axes, world_size)}
+    try:
+        told = {*basis(axes, world_size), *proof(axes, world_size)}
+    except ValueError:
+        return tuple(range(world_size))
     return tuple(sorted(told)) if 2 * len(told) <= world_size else tuple(range(world_size))
 
 
@@ -106,7 +115,7 @@ def declare_all(pattern: Pattern, traced: Mapping[int, Declaration]) -> Declarat
     world = range(first.world_size)
     declarations = [traced.get(rank) or pattern.declaration(rank) for rank in world]
     methods = [found.quantization for found in traced.values() if found.quantization is not None]
-    plain = {module for found in methods for module in found.unquantized}
+    plain = {module for found in declarations for module in _plain_modules(found)}
     framework = first.framework
     if framework is not None:
         framework = framework.model_copy(update={"traced": to_text(sorted(traced))})
@@ -117,6 +126,14 @@ def declare_all(pattern: Pattern, traced: Mapping[int, Declaration]) -> Declarat
         framework=framework,
         quantization=replace(methods[0], unquantized=tuple(sorted(plain))) if methods else None,
     )
+
+
+def _plain_modules(found: Declaration) -> Iterator[str]:
+    """Yield the modules whose tensors of two dims or more a rank holds plainly."""
+    for record in found.buffers:
+        for piece in record.pieces if record.encoding.kind == "plain" else ():
+            if len(piece.extent) > 1:
+                yield piece.tensor.rpartition(".")[0]
 
 
 def _comparable(found: Declaration) -> Declaration:
@@ -136,7 +153,7 @@ def _place(piece: PieceRecord) -> tuple[object, ...]:
     return piece.offset, piece.part, piece.extent, piece.strides
 
 
-_NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d*)(?!\d)")
+_NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d{0,14})(?!\d)")
 
 
 def _leaves(value: object) -> Iterator[str | int]:

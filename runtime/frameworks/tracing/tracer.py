@@ -5,7 +5,6 @@ storage of what they view; the storage therefore names the tensor, and a view's 
 strides say which part of it a copy reads or writes.
 """
 
-import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tranship.runtime.dtypes import schema_dtype
 from tranship.runtime.frameworks.tracing.boxes import Box, View, boxes, intersect, memory_shape
-from tranship.runtime.live import LiveTensor, held_tensors, live_tensors
+from tranship.runtime.frameworks.tracing.methods import running_method
+from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.dtypes import widens
 from tranship.schema.manifest import Kind
 from tranship.schema.records import Ints, RoleRecord
@@ -246,8 +245,9 @@ class Tracer(TorchDispatchMode):
         memory = self._find(target)
         if memory is None or not target.numel():
             return
-        if not isinstance(memory, _Buffer) and target.numel() == math.prod(memory.shape):
-            memory.value = None if isinstance(value, torch.Tensor) else value
+        if not isinstance(memory, _Buffer):
+            whole = _is_all_of(target, memory) and not isinstance(value, torch.Tensor)
+            memory.value = cast("float", value) if whole else None
         if isinstance(memory, _Temporary):
             memory.spoiled = "fill_"
         elif isinstance(memory, _Checkpoint) and memory.value is not None:
@@ -266,7 +266,7 @@ class Tracer(TorchDispatchMode):
         if memory is None or isinstance(memory, _Checkpoint):
             raise TraceError(f"{_name(origin)} is copied into {_name(memory)}")
         if isinstance(origin, _Buffer) and isinstance(memory, _Buffer):
-            self._derive(memory, origin)
+            self._derive(memory, target, origin)
             return
         if origin is None or isinstance(origin, _Buffer):
             raise TraceError(f"{_name(memory)} is written from {_name(origin)}")
@@ -283,11 +283,17 @@ class Tracer(TorchDispatchMode):
                 found = boxes(read, tensor.shape, written)
                 self.writes.extend(Write(memory.name, tensor.name, box) for box in found)
 
-    def _derive(self, memory: _Buffer, origin: _Buffer) -> None:
-        recipe = _running_method(memory.storage)
-        if recipe is None:
+    def _require_recipe(self, role: RoleRecord, memory: _Memory, recipe: str | None) -> None:
+        """Make sure that one method alone makes a derived buffer."""
+        if role.recipe != recipe:
+            raise TraceError(f"{memory.name} is made by {role.recipe}, and changed by {recipe}")
+
+    def _derive(self, memory: _Buffer, target: torch.Tensor, origin: _Buffer) -> None:
+        recipe = running_method(memory.storage)
+        if recipe is None or not _is_all_of(target, memory):
             raise TraceError(f"{memory.name} is written from {origin.name}")
         role = self._derived.get(memory.name, RoleRecord(kind="derived", recipe=recipe))
+        self._require_recipe(role, memory, recipe)
         inputs = tuple(sorted({*role.inputs, origin.name}))
         self._derived[memory.name] = replace(role, inputs=inputs)
 
@@ -308,23 +314,22 @@ class Tracer(TorchDispatchMode):
                 self._create(tensor, reason)
 
     def _spoil(self, memory: _Memory | None, operation: str) -> None:
-        if isinstance(memory, _Temporary):
-            memory.spoiled = operation
-        elif memory and memory.name not in self._derived:
+        if memory is not None and memory.name in self._derived:
+            role = self._derived[memory.name]
+            self._require_recipe(role, memory, running_method(memory.storage))
+        elif isinstance(memory, _Temporary):
+            memory.spoiled, memory.value = operation, None
+        elif memory:
             raise TraceError(f"{operation} changes {memory.name}")
 
 
-def _running_method(storage: torch.UntypedStorage) -> str | None:
-    """Name the method that is running, without arguments, of the module that holds a tensor."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner, code = frame.f_locals.get("self"), frame.f_code
-        if isinstance(owner, nn.Module) and code.co_argcount == 1:
-            held = (tensor.untyped_storage() for _, _, tensor in held_tensors(owner))
-            if any(each == storage for each in held):
-                return code.co_qualname
-        frame = frame.f_back
-    return None
+def _is_all_of(tensor: torch.Tensor, memory: _Memory) -> bool:
+    """Whether a view has every element of a memory, once."""
+    spread = any(
+        size > 1 and not by for size, by in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    same = tensor.dtype == memory.dtype and tensor.numel() == math.prod(memory.shape)
+    return same and not spread
 
 
 def _name(memory: _Memory | None) -> str:
