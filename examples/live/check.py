@@ -34,6 +34,6 @@ def verdict(model: nn.Module, wanted: nn.Module) -> tuple[bool, str]:
     """Say whether all bytes are equal, and in a line of text what was compared."""
     names = different(model, wanted)
     if names:
-        return False, f"{len(names)} tensors differ: {', '.join(sorted(names))}"
+        return False, f"different: {', '.join(sorted(names))}"
     sizes = [tensor.nbytes for _, tensor in tensors(model)]
     return True, f"{len(sizes)} tensors, {sum(sizes):,} bytes: equal"

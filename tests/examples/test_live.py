@@ -11,12 +11,19 @@ from torch import nn
 
 from examples.live.check import raw, verdict
 from tests.examples.catalog import EXAMPLES
+from tests.megatron.missing import needs_megatron
 from tests.sglang.test_trace import pytestmark as needs_sglang
 
 ROOT = EXAMPLES.parent
 
 
-@pytest.mark.parametrize("name", [pytest.param("fsdp_to_sglang", marks=needs_sglang)])
+LIVE = (
+    pytest.param("fsdp_to_sglang", marks=needs_sglang),
+    pytest.param("megatron_to_sglang", marks=[*needs_sglang, *needs_megatron]),
+)
+
+
+@pytest.mark.parametrize("name", LIVE)
 def test_engine_holds_every_byte_of_every_version(name: str) -> None:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -36,7 +43,7 @@ def untimed(text: str) -> str:
     return re.sub(r"in [\d.]+ s$", "in a moment", text, flags=re.MULTILINE)
 
 
-def model() -> nn.Module:
+def model() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)).to(torch.bfloat16)
 
@@ -49,17 +56,17 @@ def test_equal_models_are_equal() -> None:
 def test_one_bit_is_enough_to_fail(name: str) -> None:
     held = model()
     raw(held.state_dict()[name])[-1] ^= 1
-    assert verdict(held, model()) == (False, f"1 tensors differ: {name}")
+    assert verdict(held, model()) == (False, f"different: {name}")
 
 
 def test_values_that_compare_equal_may_differ_in_bytes() -> None:
     held, wanted = model(), model()
     held[1].running_mean = torch.zeros(5, dtype=torch.bfloat16)
     wanted[1].running_mean = -torch.zeros(5, dtype=torch.bfloat16)
-    assert verdict(held, wanted) == (False, "1 tensors differ: 1.running_mean")
+    assert verdict(held, wanted) == (False, "different: 1.running_mean")
 
 
 def test_missing_tensors_are_told() -> None:
     held = model()
     held.register_buffer("more", torch.zeros(1))
-    assert verdict(held, model()) == (False, "1 tensors differ: more")
+    assert verdict(held, model()) == (False, "different: more")
