@@ -4,10 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+# Examples are not installed with tranship.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.live.check import raw, verdict
 from tests.examples.catalog import EXAMPLES
@@ -15,7 +19,6 @@ from tests.megatron.missing import needs_megatron
 from tests.sglang.test_trace import pytestmark as needs_sglang
 
 ROOT = EXAMPLES.parent
-
 
 LIVE = (
     pytest.param("fsdp_to_sglang", marks=needs_sglang),
