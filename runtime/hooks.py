@@ -263,7 +263,7 @@ def _require_declared(manifest: Manifest, live: Declaration, rank: int) -> None:
     Raises:
         StalePlanError: TS875, once for everything that makes other bytes move.
     """
-    own = expand(manifest, [rank])
+    own = _without_others(expand(manifest, [rank]), live)
     # How ranks are numbered by axes, and which release has declared them, moves no byte.
     same = replace(live, axes=own.axes, framework=own.framework)
     changes = [
@@ -274,6 +274,16 @@ def _require_declared(manifest: Manifest, live: Declaration, rank: int) -> None:
     if changes:
         where = location(Side.SENDER, rank)
         raise StalePlanError(report_first(changes, partial(_changed, where), where.file))
+
+
+def _without_others(own: Declaration, live: Declaration) -> Declaration:
+    """Leave out tensors that only other ranks hold: a rank need not declare them.
+
+    A manifest names the tensors of all ranks for each.
+    """
+    known = {piece.tensor for record in own.buffers for piece in record.pieces}
+    known |= {tensor.name for tensor in live.tensors}
+    return replace(own, tensors=tuple(t for t in own.tensors if t.name in known))
 
 
 def _changed(where: Location, change: Change) -> Diagnostic:

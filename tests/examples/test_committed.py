@@ -17,7 +17,7 @@ from tests.examples.catalog import EXAMPLES, SCRIPTS, TRANSFERS, commands, name_
 MANIFEST_BYTES = 300_000
 PLAN_BYTES = 1_000_000
 
-PAGES = [EXAMPLES.parent / "README.md", *sorted(EXAMPLES.glob("*/README.md"))]
+PAGES = [EXAMPLES.parent / "README.md", *(script.with_name("README.md") for script in SCRIPTS)]
 
 PRINTED = re.compile(r"^`tranship ([^`]+)`:\n\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """A command in a page, and what it prints."""

@@ -36,6 +36,7 @@ from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest, Side
+from tranship.schema.merge import merge
 from tranship.schema.plan import TransferPlan
 from tranship.schema.records import Declaration
 from tranship.schema.transfer import Options
@@ -176,6 +177,35 @@ def test_all_ranks_publish_and_one_of_them_drives_the_engines(tmp_path: Path) ->
         for rank, model in enumerate(copies):
             assert transfer.wrong(model, rank, version) == []
     assert [engine.calls for engine in engines] == [[*driven(1), *driven(2)]] * 2
+
+
+def test_a_rank_need_not_declare_what_others_hold(tmp_path: Path) -> None:
+    models = [nn.ModuleDict({name: nn.Linear(4, 8)}) for name in ("first", "second")]
+
+    def declare(rank: int) -> Declaration:
+        return fsdp_declaration(models[rank], rank=rank, world_size=2)
+
+    sender = merge([(f"{rank}", fold(declare(rank))) for rank in range(2)])
+    receiver = sender.model_copy(update={"side": Side.RECEIVER})
+    plan = compile_transfer(sender, receiver, options=Options())
+    files = write(tmp_path, plan, sender)
+    copies = [model_of(receiver, rank) for rank in range(2)]
+    ends: tuple[Ends, Ends] = connect_locally(World(2, 2), timeout=30)
+    receivers = [
+        Receiver.bind(plan, receiver, live_tensors(model), end, rank)
+        for rank, (model, end) in enumerate(zip(copies, ends[1], strict=True))
+    ]
+    publishers = [
+        Publisher(
+            *files, model, partial(ends[0].__getitem__, rank), rank, (), partial(declare, rank)
+        )
+        for rank, model in enumerate(models)
+    ]
+    received = [partial(own.receive, 1) for own in receivers]
+    at_once([*(own.publish for own in publishers), *received])
+    for model, copy in zip(models, copies, strict=True):
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(copy.state_dict()[name], tensor)
 
 
 # --- what is left alone ---------------------------------------------------------------------------
