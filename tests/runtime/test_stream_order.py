@@ -61,6 +61,11 @@ class Stream:
     def wait_event(self, event: "Event") -> None:
         self.work.put(event.reached.wait)
 
+    def synchronize(self) -> None:
+        done = threading.Event()
+        self.work.put(done.set)
+        done.wait()
+
 
 class Event:
     """Comes when the stream on which it was last recorded has come to it."""

@@ -15,7 +15,7 @@ from tests.runtime.local_jobs import codes as codes_of
 from tests.runtime.odd_transports import Flipping
 from tests.runtime.packed_cases import SCALES, Case
 from tests.runtime.packed_cases import bound as bound_case
-from tests.runtime.stand_ins import one_at_a_time, stand_in_for_streams
+from tests.runtime.stand_ins import Stream, one_at_a_time, stand_in_for_streams
 from tranship.runtime import session
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.packed import PackedKernels
@@ -71,11 +71,16 @@ def step(sessions: Sessions, models: list[Any], version: int) -> Sequence[Any]:
     """Train, publish and receive."""
     for rank in range(WORLD.senders):
         bf16().train(models[rank], rank, version)
+    return at_versions(sessions, [version] * WORLD.size)
+
+
+def at_versions(sessions: Sessions, versions: Sequence[int]) -> Sequence[Any]:
+    """Publish and receive, every rank the version that it means."""
     calls = [
-        (lambda own=own: own.publish(version))
+        (lambda own=own, version=version: own.publish(version))
         if isinstance(own, Sender)
-        else (lambda own=own: own.receive(version))
-        for own in sessions
+        else (lambda own=own, version=version: own.receive(version))
+        for own, version in zip(sessions, versions, strict=True)
     ]
     return at_once(cast("list[Callable[[], StepStats]]", calls))
 
@@ -104,6 +109,18 @@ def test_a_bit_that_changes_on_its_way_is_found_and_the_next_step_repairs_it() -
     assert states == [State.TORN, State.TORN]
     assert not [r for r in step(sessions, models, 2) if isinstance(r, BaseException)]
     assert list(wrong(models, 2)) == []
+
+
+def test_memory_that_was_packed_into_for_a_refused_step_is_kept_until_that_is_done() -> None:
+    sessions, models = bound(lambda end: end)
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    last = WORLD.size - 1
+    refused = at_versions(sessions, [2] * last + [9])
+    assert all(isinstance(result, DistributedError) for result in refused)
+    before = Stream.waits
+    for own in sessions:
+        own.close()
+    assert Stream.waits - before >= WORLD.senders
 
 
 def test_packed_scales_are_written_and_compared_after_all_rounds(
