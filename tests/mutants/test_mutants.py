@@ -44,6 +44,9 @@ def test_a_plan_as_compiled_delivers_what_is_declared(number: int) -> None:
     assert_delivers(subject(number))
 
 
+ROUNDS = 5
+
+
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
 def test_every_harmful_mutant_is_refused(operator: Operator) -> None:
     harmful = 0
@@ -70,5 +73,9 @@ def test_every_harmful_mutant_is_refused(operator: Operator) -> None:
         note(f"{chosen.case.name}: {sorted(codes)}")
         assert fits or not harms
 
-    judge()
-    assert harmful >= 1
+    # Few mutants of some operators do harm: chance may leave them all out, but not time and again.
+    for _ in range(ROUNDS):
+        judge()
+        if harmful:
+            return
+    pytest.fail("no mutant did harm")
