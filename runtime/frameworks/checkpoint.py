@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tranship.runtime.bind import location
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX, misfit
 from tranship.runtime.frameworks.tracing.sources import Sources, find_safetensors, read_headers
 from tranship.runtime.live import LiveTensor
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
@@ -105,21 +105,13 @@ def _has_scales(name: str, sources: Mapping[str, object]) -> bool:
 
 def _unpaired(sources: Sources, block: Ints | None) -> Iterator[Diagnostic]:
     where = location(Side.SENDER, 0)
-    for name, (dtype, shape) in sources.items():
+    shapes = {name: shape for name, (_, shape) in sources.items()}
+    for name, (dtype, _) in sources.items():
         if name.endswith(SCALE_SUFFIX):
-            weight = name.removesuffix(SCALE_SUFFIX)
-            grid = _grid(sources[weight][1], block) if weight in sources else None
-            if shape != grid:
-                message = f"{name} does not hold one scale per block of {block} of its weight"
+            if message := misfit(name, shapes, block):
                 yield Diagnostic("TS852", message, where)
         elif dtype in CODE_DTYPES and not _has_scales(name, sources):
             yield Diagnostic("TS852", f"{name} holds codes, and nothing holds their scales", where)
-
-
-def _grid(shape: Ints, block: Ints | None) -> Ints | None:
-    if block is None or len(shape) != len(block):
-        return None
-    return tuple(-(-size // by) for size, by in zip(shape, block, strict=True))
 
 
 def _buffer(name: str, sources: Sources, block: Ints | None) -> BufferRecord:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.models.configs import CONFIGS, FP8
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX
 from tranship.schema.dtypes import DType
 from tranship.schema.records import Ints
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX
 from tranship.runtime.frameworks.tracing.sources import on_meta
 from tranship.schema.dtypes import DType
 from tranship.schema.records import Ints

@@ -5,9 +5,8 @@
 SGLang is imported once; every rank is a fork.
 """
 
-import os
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.sglang.load import load_rank, read_tensors, write_tensors
 from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
 from tranship.runtime.frameworks.sglang.trace import SGLANG
 from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.forks import run_forks
 from tranship.runtime.frameworks.tracing.ranks import trace_model
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.schema.codec import dump
@@ -53,26 +53,7 @@ def main(path: str) -> None:
     jobs = Jobs.model_validate_json(Path(path).read_text()).jobs
     prepare(architecture_of(jobs[0].request.folder))
     torch.set_num_threads(1)
-    failed = 0
-    running = 0
-    for job in jobs:
-        for rank in job.request.ranks:
-            if running == 2:
-                failed += os.wait()[1] != 0
-                running -= 1
-            if os.fork() == 0:
-                status = 1
-                try:
-                    be(job, rank)
-                    status = 0
-                except BaseException:
-                    traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(status)
-            running += 1
-    for _ in range(running):
-        failed += os.wait()[1] != 0
-    sys.exit(failed)
+    sys.exit(run_forks((partial(be, job, rank) for job in jobs for rank in job.request.ranks), 2))
 
 
 if __name__ == "__main__":

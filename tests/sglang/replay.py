@@ -4,7 +4,7 @@ import torch
 
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.frameworks.tracing.boxes import Box
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX
 from tranship.schema.manifest import Part
 from tranship.schema.records import BufferRecord, Ints, PieceRecord
 

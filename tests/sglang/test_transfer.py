@@ -16,7 +16,7 @@ from tranship.compiler.pipeline import compile_transfer
 from tranship.compiler.verify import digests_of, verify
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.execute import simulate
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX
 from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.dtypes import DType

@@ -21,7 +21,7 @@ from tranship.models.produce import Request, produce
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.frameworks.fsdp import fsdp_declaration
 from tranship.runtime.frameworks.sglang.control import Bind, Meeting, committed_file
-from tranship.runtime.frameworks.tracing.declare import SCALE_SUFFIX
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX
 from tranship.schema.codec import dump, load
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand

@@ -9,7 +9,6 @@ it holds after loading. The names of what loading has left alone are in `RANK.un
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,8 +22,8 @@ from tests.sglang.configs import random_values
 from tests.sglang.load import read_tensors, write_tensors
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.vllm.cases import CASES, Case
-from tests.vllm.forks import start
 from tranship.runtime.dtypes import schema_dtype
+from tranship.runtime.frameworks.tracing.forks import run_forks
 from tranship.runtime.frameworks.tracing.ranks import answer
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.runtime.frameworks.tracing.sources import on_meta
@@ -114,15 +113,7 @@ def main(folder: Path) -> None:
     for other in others:
         register(other)
     torch.set_num_threads(1)
-    running, failed = 0, 0
-    for job in jobs(folder):
-        if running == 2:
-            failed += os.wait()[1] != 0
-            running -= 1
-        start(job)
-        running += 1
-    failed += sum(os.wait()[1] != 0 for _ in range(running))
-    sys.exit(failed)
+    sys.exit(run_forks(jobs(folder), 2))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from tests.sglang.configs import random_values
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.vllm.cases import Case
 from tests.vllm.engines import trace
-from tests.vllm.forks import run
 from tests.vllm.results import Result
 from tranship.compiler.pipeline import compile_transfer
 from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.forks import run_forks
 from tranship.runtime.frameworks.tracing.sources import on_meta
 from tranship.runtime.frameworks.vllm.boot import Place, boot, build_model, prepare
 from tranship.runtime.frameworks.vllm.boot import register as register_model
@@ -182,9 +182,14 @@ def main(folder: Path) -> None:
     prepare(architecture_of(folders[0]))
     register_model(architecture_of(folders[1]))
     torch.set_num_threads(1)
-    run(partial(trace, PLAIN.request(folders[0], (0,)), 0))
-    run(partial(update, Result(PLAIN, folders[0])))
-    run(partial(refuse, folders[1]))
+    jobs = (
+        partial(trace, PLAIN.request(folders[0], (0,)), 0),
+        partial(update, Result(PLAIN, folders[0])),
+        partial(refuse, folders[1]),
+    )
+    for job in jobs:
+        if run_forks([job]):
+            sys.exit("a job has failed")
 
 
 if __name__ == "__main__":

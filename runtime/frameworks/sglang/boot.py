@@ -16,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from tranship.runtime.frameworks.tracing import stand_ins
+from tranship.runtime.frameworks.tracing.fake_groups import join_fake_groups
 from tranship.schema.manifest import Axis
 
 STAND_INS = (
@@ -178,16 +179,7 @@ def _other_modules(architecture: str) -> set[str]:
 
 def _join_groups(place: Place) -> None:
     """Create SGLang's process groups with torch's fake backend, which has no other members."""
-    distributed = _import("torch.distributed")
-    _import("torch.testing._internal.distributed.fake_pg")  # registers the backend
-    store = distributed.HashStore()
-    distributed.init_process_group("fake", store=store, rank=place.rank, world_size=place.tp)
-    new_group = distributed.new_group
-
-    def new_fake_group(ranks: list[int], **options: Any) -> Any:
-        return new_group(ranks, backend="fake", group_desc=options["group_desc"])
-
-    distributed.new_group = new_fake_group
+    join_fake_groups(place.rank, place.tp)
     state = _import("sglang.srt.distributed.parallel_state")
     state.set_custom_all_reduce(False)
     state.init_distributed_environment(

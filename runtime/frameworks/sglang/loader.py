@@ -42,10 +42,7 @@ from tranship.runtime.frameworks.sglang.layers import find_unfit
 from tranship.runtime.frameworks.sglang.recipes import PostLoad, find_recipes
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.runtime.session import Receiver
-from tranship.runtime.transports.cuda_ipc import connect_cuda_ipc
-from tranship.runtime.transports.cuda_push import connect_cuda_push
-from tranship.runtime.transports.gloo import connect_gloo
-from tranship.runtime.transports.nccl import connect_nccl
+from tranship.runtime.transports.named import connect_by_name
 from tranship.runtime.transports.protocol import Transport, TransportError, World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
@@ -55,12 +52,6 @@ from tranship.schema.plan import TransferPlan
 
 _ATTRIBUTE = "_tranship_session"
 """Where a model keeps its session: with the model it goes, too."""
-
-_ON_GPUS = {
-    "nccl": connect_nccl,
-    "cuda_ipc": connect_cuda_ipc,
-    "cuda_push": connect_cuda_push,
-}
 
 
 def receive(model: nn.Module, named_tensors: NamedTensors) -> None:
@@ -207,10 +198,10 @@ def _connect(meeting: Meeting, world: World, rank: int, device: torch.device) ->
     try:
         served = TCPStore(meeting.host, meeting.port, is_master=False, timeout=limit)
         store = PrefixStore(meeting.name, served)
-        if meeting.transport == "gloo":
-            return connect_gloo(store, world, Side.RECEIVER, rank, meeting.timeout)
-        connect = _ON_GPUS[meeting.transport]
-        return connect(store, world, Side.RECEIVER, rank, device, meeting.timeout)
+        timeout = meeting.timeout
+        return connect_by_name(
+            meeting.transport, store, world, Side.RECEIVER, rank, device, timeout
+        )
     except RuntimeError as error:
         where, reason = f"{meeting.host}:{meeting.port}", f"{error}".partition("\n")[0]
         raise TransportError(f"meeting {meeting.name!r} at {where} failed: {reason}") from error

@@ -10,6 +10,7 @@ import torch
 from tranship.runtime.bind import location
 from tranship.runtime.dtypes import schema_dtype
 from tranship.runtime.frameworks.tracing.boxes import View, boxes, memory_shape, overlapping
+from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX, misfit
 from tranship.runtime.frameworks.tracing.tracer import Filling, Trace, Write, aliases
 from tranship.runtime.live import LiveTensor
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, report_first
@@ -27,9 +28,6 @@ from tranship.schema.records import (
     RoleRecord,
     TensorRecord,
 )
-
-SCALE_SUFFIX = "_scale_inv"
-"""What a checkpoint appends to a weight's name to name the weight's block scales."""
 
 CONSTANTS: Mapping[str, str] = {
     "cos_sin_cache": "rotary tables follow from the model's configuration",
@@ -122,43 +120,34 @@ def declare(
         tensors=tensors,
         buffers=tuple(sorted(buffers)),
         framework=engine.framework,
-        quantization=_quantization(loaded, encodings),
+        quantization=quantization_of(engine.method, buffers),
     )
 
 
-def _quantization(
-    loaded: _Loaded, encodings: Mapping[str, EncodingRecord]
+def quantization_of(
+    method: str | None, buffers: Iterable[BufferRecord]
 ) -> QuantizationRecord | None:
-    """List the modules that this rank holds plainly, though others of theirs are quantized."""
-    if loaded.engine.method is None:
+    """Name the quantization, if there is one, and the modules whose matrices are held plainly."""
+    if method is None:
         return None
     plain = {
         piece.tensor.rpartition(".")[0]
-        for buffer, held in loaded.pieces.items()
-        for piece in held
-        if buffer not in encodings and len(piece.extent) > 1
+        for record in buffers
+        if record.encoding.kind == "plain"
+        for piece in record.pieces
+        if len(piece.extent) > 1
     }
-    return QuantizationRecord(loaded.engine.method, tuple(sorted(plain)))
+    return QuantizationRecord(method, tuple(sorted(plain)))
 
 
 def _tensors(loaded: _Loaded) -> Iterator[TensorRecord]:
     """List the logical tensors; a scale is a part of its weight and no tensor of its own."""
-    for name, tensor in loaded.checkpoint.items():
+    shapes = {name: tuple(tensor.shape) for name, tensor in loaded.checkpoint.items()}
+    for name, shape in shapes.items():
         if not name.endswith(SCALE_SUFFIX):
-            yield TensorRecord(name, tuple(tensor.shape))
-            continue
-        weight = loaded.checkpoint.get(name.removesuffix(SCALE_SUFFIX))
-        grid = _grid(tuple(weight.shape), loaded.engine.block) if weight is not None else None
-        if tuple(tensor.shape) != grid:
-            block = loaded.engine.block
-            message = f"{name} does not hold one scale per block of {block} of its weight"
+            yield TensorRecord(name, shape)
+        elif message := misfit(name, shapes, loaded.engine.block):
             loaded.report("TS852", message)
-
-
-def _grid(shape: Ints, block: Ints | None) -> Ints | None:
-    if block is None or len(shape) != len(block):
-        return None
-    return tuple(-(-size // by) for size, by in zip(shape, block, strict=True))
 
 
 def _pieces(live: Mapping[str, LiveTensor], trace: Trace) -> dict[str, tuple[PieceRecord, ...]]:

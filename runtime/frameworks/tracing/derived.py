@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tranship.runtime.frameworks.tracing.tracer import TraceError, aliases, places, tensors_in
+from tranship.runtime.frameworks.tracing.operations import (
+    changed_tensors,
+    named_arguments,
+    tensors_in,
+)
+from tranship.runtime.frameworks.tracing.tracer import TraceError, aliases, places
 from tranship.runtime.live import live_tensors
 from tranship.schema.records import RoleRecord
 
@@ -43,14 +48,10 @@ class Lineage(TorchDispatchMode):
     ) -> object:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        schema = func._schema
-        names = [argument.name for argument in schema.arguments]
-        named = dict(zip(names, args, strict=False)) | kwargs
+        named = named_arguments(func, args, kwargs)
         origins = frozenset[str]().union(*map(self.of, tensors_in(named.values())))
-        for argument in schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for tensor in tensors_in([named.get(argument.name)]):
-                    self._change(tensor, schema.name, origins)
+        for tensor in changed_tensors(func, named):
+            self._change(tensor, func._schema.name, origins)
         for tensor in tensors_in([result]):
             self._origins.setdefault(tensor.untyped_storage(), origins)
         return result

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tranship.runtime.frameworks.tracing.declare import quantization_of
 from tranship.schema.indexset import to_text
 from tranship.schema.manifest import Axis
 from tranship.schema.records import BufferRecord, Declaration, Ints, PieceRecord
@@ -114,26 +115,18 @@ def declare_all(pattern: Pattern, traced: Mapping[int, Declaration]) -> Declarat
     first = pattern.first
     world = range(first.world_size)
     declarations = [traced.get(rank) or pattern.declaration(rank) for rank in world]
-    methods = [found.quantization for found in traced.values() if found.quantization is not None]
-    plain = {module for found in declarations for module in _plain_modules(found)}
+    buffers = tuple(sorted(record for found in declarations for record in found.buffers))
+    method = first.quantization.method if first.quantization is not None else None
     framework = first.framework
     if framework is not None:
         framework = framework.model_copy(update={"traced": to_text(sorted(traced))})
     return replace(
         first,
         ranks=tuple(world),
-        buffers=tuple(sorted(record for found in declarations for record in found.buffers)),
+        buffers=buffers,
         framework=framework,
-        quantization=replace(methods[0], unquantized=tuple(sorted(plain))) if methods else None,
+        quantization=quantization_of(method, buffers),
     )
-
-
-def _plain_modules(found: Declaration) -> Iterator[str]:
-    """Yield the modules whose tensors of two dims or more a rank holds plainly."""
-    for record in found.buffers:
-        for piece in record.pieces if record.encoding.kind == "plain" else ():
-            if len(piece.extent) > 1:
-                yield piece.tensor.rpartition(".")[0]
 
 
 def _comparable(found: Declaration) -> Declaration:

@@ -5,11 +5,10 @@ a rank a second or two: ranks are forked from the one process that has imported 
 """
 
 import json
-import os
-import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tranship.runtime.frameworks.tracing.config import architecture_of, block_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
 from tranship.runtime.frameworks.tracing.derived import trace_derived, without_method
 from tranship.runtime.frameworks.tracing.extrapolate import find_pattern, sample
+from tranship.runtime.frameworks.tracing.forks import run_forks
 from tranship.runtime.frameworks.tracing.request import (
     Answer,
     TraceRequest,
@@ -28,7 +28,7 @@ from tranship.runtime.frameworks.tracing.request import (
     refusal,
 )
 from tranship.runtime.frameworks.tracing.sources import on_meta
-from tranship.runtime.frameworks.tracing.tracer import Trace, TraceError, trace_load
+from tranship.runtime.frameworks.tracing.tracer import TraceError, trace_load
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.codec import dump, write_atomically
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
@@ -109,7 +109,8 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
         constants=code.constants,
         derived=derived,
     )
-    return declare(engine, _held(code, model, trace), trace, checkpoint)
+    written = {write.buffer for write in trace.writes}
+    return declare(engine, lasting_tensors(model, code.passing, written), trace, checkpoint)
 
 
 def _refused(what: str, error: Exception, rank: int) -> DiagnosticError:
@@ -120,13 +121,14 @@ def _refused(what: str, error: Exception, rank: int) -> DiagnosticError:
     return DiagnosticError([Diagnostic("TS856", message, location(Side.RECEIVER, rank))])
 
 
-def _held(code: Code, model: Any, trace: Trace) -> dict[str, LiveTensor]:
-    """Collect the model's tensors, without those that are only passing."""
-    written = {write.buffer for write in trace.writes}
+def lasting_tensors(
+    model: Any, passing: frozenset[str], kept: Container[str]
+) -> dict[str, LiveTensor]:
+    """Collect a model's tensors, without those that are only passing, unless they are in `kept`."""
     return {
         name: held
         for name, held in live_tensors(model).items()
-        if name in written or name.rpartition(".")[2] not in code.passing
+        if name in kept or name.rpartition(".")[2] not in passing
     }
 
 
@@ -167,30 +169,11 @@ def _is_enough(request: TraceRequest, ranks: Sequence[int]) -> bool:
 
 
 def _trace(code: Code, request: TraceRequest, ranks: Sequence[int]) -> None:
-    """Be ranks, as many at once as there are processors."""
-    running = 0
-    for rank in ranks:
-        if running == (os.cpu_count() or 1):
-            os.wait()
-            running -= 1
-        if os.fork() == 0:
-            _be(code, request, rank)
-        running += 1
-    for _ in range(running):
-        os.wait()
+    """Be ranks, each in a process; of one that fails there is no answer."""
+    run_forks(partial(_be, code, request, rank) for rank in ranks)
 
 
 def _be(code: Code, request: TraceRequest, rank: int) -> None:
-    """Be a rank, and end the process."""
-    status = 1
-    try:
-        text = answer(code, request, rank).model_dump_json()
-        write_atomically(request.answer_of(rank), text.encode())
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Neither the parent's cleanup nor its buffers are this process's.
-        os._exit(status)
+    """Be a rank, and write down what became of it."""
+    text = answer(code, request, rank).model_dump_json()
+    write_atomically(request.answer_of(rank), text.encode())

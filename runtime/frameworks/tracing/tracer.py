@@ -17,6 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tranship.runtime.dtypes import schema_dtype
 from tranship.runtime.frameworks.tracing.boxes import Box, View, boxes, intersect, memory_shape
 from tranship.runtime.frameworks.tracing.methods import running_method
+from tranship.runtime.frameworks.tracing.operations import (
+    changed_tensors,
+    named_arguments,
+    tensors_in,
+)
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.schema.dtypes import widens
 from tranship.schema.manifest import Kind
@@ -223,10 +228,8 @@ class Tracer(TorchDispatchMode):
             case "aten::cat":
                 self._create(result)
                 self._concatenate(result, args[0], *args[1:], **kwargs)
-            case name:
-                names = [argument.name for argument in func._schema.arguments]
-                named = dict(zip(names, args, strict=False)) | kwargs
-                self._compute(name, func._schema, named, result)
+            case _:
+                self._compute(func, named_arguments(func, args, kwargs), result)
         return result
 
     def _create(self, tensor: torch.Tensor, spoiled: str = "") -> None:
@@ -297,15 +300,12 @@ class Tracer(TorchDispatchMode):
         inputs = tuple(sorted({*role.inputs, origin.name}))
         self._derived[memory.name] = replace(role, inputs=inputs)
 
-    def _compute(
-        self, operation: str, schema: Any, arguments: Mapping[str, object], result: object
-    ) -> None:
+    def _compute(self, func: Any, arguments: Mapping[str, object], result: object) -> None:
         """Note what an operation spoils: the tensors that it changes, and new ones it returns."""
-        for argument in schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for tensor in tensors_in([arguments.get(argument.name)]):
-                    self._spoil(self._find(tensor), operation)
-        if any(returned.alias_info is not None for returned in schema.returns):
+        operation = func._schema.name
+        for tensor in changed_tensors(func, arguments):
+            self._spoil(self._find(tensor), operation)
+        if any(returned.alias_info is not None for returned in func._schema.returns):
             return
         inputs = filter(None, map(self._find, tensors_in(arguments.values())))
         reason = next((f"{operation} of {memory.name}" for memory in inputs), "")
@@ -347,15 +347,6 @@ def _facts(tensor: torch.Tensor) -> tuple[torch.dtype, Ints, torch.UntypedStorag
 def _view(tensor: torch.Tensor, memory: _Memory) -> View:
     offset = int(tensor.storage_offset()) - memory.offset
     return View(offset, tuple(tensor.shape), tensor.stride())
-
-
-def tensors_in(values: Iterable[object]) -> Iterator[torch.Tensor]:
-    """Yield the tensors among arguments, in lists as well."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(cast("Iterable[object]", value))
 
 
 def _check_dtypes(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tranship.runtime.frameworks.tracing import stand_ins
+from tranship.runtime.frameworks.tracing.fake_groups import join_fake_groups
 from tranship.schema.manifest import Axis
 
 STAND_INS = (
@@ -139,15 +140,7 @@ def _import(name: str) -> Any:
 
 def _join_groups(place: Place) -> None:
     """Create vLLM's process groups with torch's fake backend, which has no other members."""
-    distributed = _import("torch.distributed")
-    store = distributed.HashStore()
-    distributed.init_process_group("fake", store=store, rank=place.rank, world_size=place.tp)
-    new_group = distributed.new_group
-
-    def new_fake_group(ranks: list[int], **_: Any) -> Any:
-        return new_group(ranks, backend="fake")
-
-    distributed.new_group = new_fake_group
+    join_fake_groups(place.rank, place.tp)
     state = _import("vllm.distributed.parallel_state")
     # Both would wait for the other ranks.
     queues = _import("vllm.distributed.device_communicators.shm_broadcast").MessageQueue

@@ -5,23 +5,20 @@ Importing this module imports vLLM.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.distributed import (
     TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
-from torch.distributed.distributed_c10d import Store
 
 from tranship.runtime.bind import location
+from tranship.runtime.frameworks.tracing.ranks import lasting_tensors
 from tranship.runtime.frameworks.vllm.kept import find_reworked
 from tranship.runtime.frameworks.vllm.trace import PASSING
-from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.runtime.session import Receiver
-from tranship.runtime.transports.gloo import connect_gloo
-from tranship.runtime.transports.protocol import Transport, World
+from tranship.runtime.transports.named import TRANSPORTS, connect_by_name
+from tranship.runtime.transports.protocol import World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.expand import expand
@@ -29,14 +26,6 @@ from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
 
 _base: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
-
-_OnGpu = Callable[[Store, World, Side, int, torch.device, float], Transport]
-_ON_GPU: Mapping[str, str] = {
-    "nccl": "connect_nccl",
-    "cuda_ipc": "connect_cuda_ipc",
-    "cuda_push": "connect_cuda_push",
-}
-TRANSPORTS = ("gloo", *_ON_GPU)
 
 
 @dataclass
@@ -97,9 +86,12 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
             raise DiagnosticError(reworked)
         plan = load(init_info.plan, TransferPlan).value
         manifest = load(init_info.manifest, Manifest).value
-        live = _held(self.model, manifest, rank)
+        declared = {buffer.name for buffer in expand(manifest, [rank]).buffers}
+        live = lasting_tensors(self.model, PASSING, declared)
         world = World(plan.sender.world_size, plan.receiver.world_size)
-        transport = _connect(init_info, world, rank, self.device)
+        store = TCPStore(init_info.host, init_info.port, is_master=False)
+        name, timeout = init_info.transport, init_info.timeout
+        transport = connect_by_name(name, store, world, Side.RECEIVER, rank, self.device, timeout)
         self.receiver = Receiver.bind(plan, manifest, live, transport, rank)
 
     def _rank(self) -> int:
@@ -136,23 +128,3 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         if self.receiver is not None:
             self.receiver.close()
             self.receiver = None
-
-
-def _held(model: torch.nn.Module, manifest: Manifest, rank: int) -> dict[str, LiveTensor]:
-    """Collect the model's tensors, without the cache and what else the engine itself replaces."""
-    declared = {buffer.name for buffer in expand(manifest, [rank]).buffers}
-    return {
-        name: held
-        for name, held in live_tensors(model).items()
-        if name in declared or name.rpartition(".")[2] not in PASSING
-    }
-
-
-def _connect(info: InitInfo, world: World, rank: int, device: torch.device) -> Transport:
-    store = TCPStore(info.host, info.port, is_master=False)
-    if info.transport == "gloo":
-        return connect_gloo(store, world, Side.RECEIVER, rank, info.timeout)
-    # Imported where there is a GPU: two need the CUDA bindings.
-    module = importlib.import_module(f"tranship.runtime.transports.{info.transport}")
-    connect: _OnGpu = getattr(module, _ON_GPU[info.transport])
-    return connect(store, world, Side.RECEIVER, rank, device, info.timeout)
