@@ -40,6 +40,7 @@ class MappedSender:
         self._end, self._device = end, end.bound.device
         self._receivers = end.program.peers
         self._samples: SampleKernels | None = None
+        self._group: int | None = None
         self._done = Replay()
         self._over = ""
         with on_device(self._device):
@@ -59,24 +60,20 @@ class MappedSender:
         return []
 
     def prepare(self, version: int) -> tuple[Diagnostic, ...]:
-        """Record that the weights are as they are to be published, and begin to pack a sample.
-
-        So it is done before receivers begin: a GPU runs the kernels of one process at a time, and
-        going from one to the other takes time.
-        """
+        """Record that the weights are as they are to be published."""
         found = (*over(self._end, self._over), *self._lender.prepare())
-        if not found:
-            self._sample(version)
+        self._group = None if found else version % GROUPS
         return found
 
     def begin(self) -> None:
-        """Do nothing."""
+        """Pack a sample, most of it before receivers begin.
 
-    def _sample(self, version: int) -> None:
+        A GPU runs the kernels of one process at a time, and going from one to the other takes time.
+        """
         self._done = Replay()
         with on_device(self._device):
-            if self._samples is not None:
-                self._done.attempt("enqueue", self._samples.run, version % GROUPS)
+            if self._samples is not None and self._group is not None:
+                self._done.attempt("enqueue", self._samples.run, self._group)
             here = torch.cuda.current_stream(self._device)
             self._done.attempt("enqueue", self._finished.record, here)
 
@@ -149,11 +146,8 @@ class MappedReceiver:
             self._kernels = bind_direct(jobs, end.buffers, sources, self._device, end.packed)
 
     def prepare(self, version: int) -> tuple[Diagnostic, ...]:
-        """Look at whether memory is still what was bound, and make ready for the step."""
+        """Look at whether memory is still what was bound."""
         del version
-        if self._kernels is not None:
-            with on_device(self._device):
-                self._kernels.totals.clear()
         return (*over(self._end, self._over), *find_moved(self._end.bound))
 
     def begin(self) -> None:

@@ -27,28 +27,21 @@ from tranship.schema.wire import align
 class DirectKernels:
     """A receiver's direct jobs, bound; every launch goes to the current stream.
 
-    `samples` are, by group, what packs again what the group's other jobs have transformed.
-    `packed` comes after `write`. `totals` come to be digests, int64: of what the buffers hold of
-    what was copied, by sender and group, `[senders * GROUPS]`; of the samples, by sender,
-    `[senders]`; and of what was transformed, one. `scratch` is memory that tables have addresses
-    of.
+    `steps` are whole steps, by group: they clear, write all buffers, pack scales, pack again what
+    the group's other jobs have transformed, digest and add up. `totals` come to be digests, int64:
+    of what the buffers hold of what was copied, by sender and group, `[senders * GROUPS]`; of the
+    samples, by sender, `[senders]`; and of what was transformed, one. `packed` tells what became of
+    the scales. `scratch` is memory that tables have addresses of.
     """
 
-    write: Launch
-    samples: tuple[Launch, ...]
+    steps: tuple[Launch, ...]
     packed: PackedKernels
     totals: Totals
     scratch: tuple[Tensor, ...]
 
     def run(self, group: int) -> None:
-        """Write all buffers, and digest what they hold of every group, and samples of `group`.
-
-        Before it the totals must be cleared.
-        """
-        self.write()
-        self.packed.run()
-        self.samples[group]()
-        self.totals.add_up()
+        """Write all buffers, and digest what they hold of every group, and samples of `group`."""
+        self.steps[group]()
 
     def found(self, group: int) -> list[tuple[int, int]]:
         """Return by sender, once the GPU is done, the digests of its group and of all it wrote.
@@ -146,15 +139,38 @@ def bind_direct(
         *_scale_digests(plan.batch.jobs, wire, at),
         *_transformed_digests(plan, len(sums) - 1, at),
     ]
-    samples, repacked = _receiver_samples(plan, sources, sums)
-    launches = (
+    scales = bind_packed(packed, device)
+    write = (
+        totals.clear,
         *bind_tables(lower_fills(plan.fills, at), Shared(sums, sums, sums)),
         *before.launches,
         *bound.launches,
         *bind_digests(digests, sums),
+        *scales.write,
+        *scales.check,
     )
-    write = as_one(launches, device, record=before.only_kernels and bound.only_kernels)
-    return DirectKernels(write, samples, bind_packed(packed, device), totals, (scratch, repacked))
+    samples, repacked = _receiver_samples(plan, sources, sums)
+    only_kernels = before.only_kernels and bound.only_kernels
+    steps = _steps(write, samples, totals.add_up, device, record=only_kernels)
+    return DirectKernels(steps, scales, totals, (scratch, repacked))
+
+
+def _steps(
+    write: Sequence[Launch],
+    samples: Sequence[Sequence[BoundJobs]],
+    last: Launch,
+    device: torch.device,
+    *,
+    record: bool,
+) -> tuple[Launch, ...]:
+    """Return one call by group. Groups of which nothing is packed again share theirs."""
+    plain = as_one([*write, last], device, record=record)
+    return tuple(
+        _joined(parts, device, write, (last,), record=record)
+        if any(part.launches for part in parts)
+        else plain
+        for parts in samples
+    )
 
 
 def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleKernels:
@@ -181,7 +197,7 @@ def bind_samples(sent: Sequence[Outgoing], buffers: Sequence[Tensor]) -> SampleK
             own = scratch[used : used + size]
             parts.append(_sample(part, row, entry, buffers, own, totals.lanes))
             used += size
-        samples.append(_joined(parts, device, totals.clear, totals.add_up))
+        samples.append(_joined(parts, device, (totals.clear,), (totals.add_up,)))
     sources = tuple(
         Sources.of(buffers[number] for number in map(int, _read(sent, each))) for each in rows
     )
@@ -198,16 +214,23 @@ def _read(sent: Sequence[Outgoing], rows: Sequence[IntArray]) -> IntArray:
     return numbers[numbers >= 0]
 
 
-def _joined(parts: Sequence[BoundJobs], device: torch.device, *around: Launch) -> Launch:
-    """Return one call of all parts, between the launches `around` them if there are any."""
-    record = all(part.only_kernels for part in parts)
+def _joined(
+    parts: Sequence[BoundJobs],
+    device: torch.device,
+    before: Sequence[Launch],
+    after: Sequence[Launch],
+    *,
+    record: bool = True,
+) -> Launch:
+    """Return one call of all parts, between other launches."""
+    record = record and all(part.only_kernels for part in parts)
     launches = [launch for part in parts for launch in part.launches]
-    return as_one([*around[:1], *launches, *around[1:]], device, record=record)
+    return as_one([*before, *launches, *after], device, record=record)
 
 
 def _receiver_samples(
     plan: Direct, sources: Sequence[Sequence[Tensor]], sums: Tensor
-) -> tuple[tuple[Launch, ...], Tensor]:
+) -> tuple[list[list[BoundJobs]], Tensor]:
     """Pack what was transformed once more, of one group at a time, from the senders' memory."""
     groups = [
         [unseen[unseen % GROUPS == group] for unseen in plan.unseen] for group in range(GROUPS)
@@ -216,14 +239,14 @@ def _receiver_samples(
         _sample_bytes(s, r) for rows in groups for s, r in zip(plan.outgoing, rows, strict=True)
     ]
     scratch = torch.zeros(max([0, *need]), dtype=torch.uint8, device=sums.device)
-    samples: list[Launch] = []
+    samples: list[list[BoundJobs]] = []
     for rows in groups:
         parts: list[BoundJobs] = []
         for sender, (part, row) in enumerate(zip(plan.outgoing, rows, strict=True)):
             entry = np.full(len(row), len(sources) * GROUPS + sender, np.int64)
             parts.append(_sample(part, row, entry, sources[sender], scratch, sums))
-        samples.append(_joined(parts, sums.device))
-    return tuple(samples), scratch
+        samples.append(parts)
+    return samples, scratch
 
 
 def _sample_bytes(sent: Outgoing, rows: IntArray) -> int:
