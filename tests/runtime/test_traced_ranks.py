@@ -34,12 +34,13 @@ def unbuilt(request: TraceRequest, rank: int) -> Model:
 
 
 def code(build: Callable[[TraceRequest, int], Model]) -> Code:
-    def prepare(name: str) -> None:
-        del name
+    def prepare(request: TraceRequest) -> None:
+        del request
 
     return Code(
         title="Engine",
         package="tranship",
+        module="",
         prepare=prepare,
         build=build,
         axes=lambda request: (),

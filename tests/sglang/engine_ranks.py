@@ -2,15 +2,17 @@
 
     python tests/sglang/engine_ranks.py SCENARIO
 
-One process imports SGLang, and is forked for every rank. Each writes down what became of its
-orders.
+One process imports SGLang, and is forked for every rank, if there are several. Each writes down
+what became of its orders. On a GPU a rank can also run its model, which must compute what a freshly
+loaded one computes, bit for bit; so must a CUDA graph that was captured before the first order.
 """
 
 import base64
 import importlib
-import os
 import sys
 import traceback
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,23 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from tests.sglang import kernels
 from tests.sglang.configs import write_config
-from tests.sglang.load import load_rank, read_tensors
+from tests.sglang.forward import Captured, forward_pass, replace_attention
+from tests.sglang.load import load_model, read_tensors
 from tests.sglang.replay import bits
-from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.sglang.boot import (
+    CPU,
+    CUDA,
+    Place,
+    boot,
+    build_model,
+    device_of,
+    prepare,
+)
 from tranship.runtime.frameworks.sglang.control import LOADER
 from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.forks import run_forks
 from tranship.runtime.live import live_tensors
 
 
@@ -49,7 +62,8 @@ class Job(BaseModel):
     """A rank, the checkpoint that it starts with, and what happens to it.
 
     Where `closes` is false, SGLang's sessions are not ended: it does so for FP8 on a CPU with AMX
-    only. The scheduler calls loaders with gradients off, or in inference mode.
+    only. The scheduler calls loaders with gradients off, or in inference mode. A rank of several
+    cannot compute, as nobody answers it; `computes` tells whether this one does.
     """
 
     config: dict[str, Any]
@@ -60,6 +74,7 @@ class Job(BaseModel):
     checkpoint: Path | None = None
     closes: bool = True
     inference_mode: bool = False
+    computes: bool = False
     steps: list[Step]
 
 
@@ -71,11 +86,12 @@ class Scenario(BaseModel):
 
 
 class Report(BaseModel):
-    """What became of a step: an error, and which tensors are not as they must be."""
+    """What became of a step: an error, and which tensors and logits are not as they must be."""
 
     error: str = ""
     wrong: list[str] = []
     moved: list[str] = []
+    logits: list[str] = []
 
 
 class Reports(BaseModel):
@@ -90,20 +106,21 @@ class Engine:
 
     def __init__(self, job: Job, folder: Path) -> None:
         write_config(job.config, folder)
-        self.job = job
+        self.job, self.device = job, device_of(job.arguments)
         place = Place(job.tp, job.ep, job.rank)
         self.model_config = boot(folder, place, job.arguments)
-        device = "meta" if job.checkpoint is None else "cpu"
-        self.model: Any = build_model(self.model_config, device)
-        if job.checkpoint is not None:
-            self.model.load_weights(iter(read_tensors(job.checkpoint).items()))
+        if job.checkpoint is None:
+            self.model: Any = build_model(self.model_config, "meta")
+        else:
+            self.model = self._loaded(job.checkpoint)
+        self.computes = Passes(self.model) if job.computes else None
         self.held = self._held()
         module = importlib.import_module(
             "sglang.srt.model_executor.model_runner_components.weight_updater"
         )
         self.updater = module.WeightUpdater(
             tp_rank=job.rank,
-            device="cpu",
+            device=self.device,
             gpu_id=0,
             model_config=self.model_config,
             custom_weight_loaders=[LOADER],
@@ -112,6 +129,16 @@ class Engine:
             recapture_cuda_graph=None,
             get_model_runner=None,
         )
+
+    def _loaded(self, checkpoint: Path) -> Any:
+        """Build a model, and load a checkpoint with the engine's own code."""
+        tensors = read_tensors(checkpoint)
+        if self.device == CPU:
+            return load_model(self.model_config, tensors)
+        model = load_model(self.model_config, {n: t.cuda() for n, t in tensors.items()}, CUDA)
+        loader = importlib.import_module("sglang.srt.model_loader.loader")
+        loader.DefaultModelLoader.postprocess_weights(model, torch.device(CUDA))
+        return model
 
     def _held(self) -> dict[str, tuple[int, int]]:
         """Where every tensor is, and which object the model holds of it."""
@@ -135,7 +162,10 @@ class Engine:
         report.moved = [name for name in self.held if self.held[name] != now.get(name)]
         report.moved += sorted(now.keys() - self.held.keys())
         if step.expect:
-            report.wrong = list(self._wrong(read_tensors(step.expect)))
+            wanted = self._loaded(step.expect)
+            report.wrong = list(self._wrong(wanted))
+            if self.computes is not None:
+                report.logits = list(self.computes.wrong(wanted))
         return report
 
     def _session(self, step: Step) -> None:
@@ -175,20 +205,42 @@ class Engine:
     def versions(self, new_version: str | None) -> None:
         """Take note of a version's name, which is not what these tests are about."""
 
-    def _wrong(self, checkpoint: dict[str, torch.Tensor]) -> list[str]:
-        """Compare with a second model, which loads the checkpoint with the engine's own code."""
-        wanted = load_rank(self.model_config, checkpoint)
+    def _wrong(self, wanted: Any) -> Iterator[str]:
+        """Name the tensors that differ from those of a second model."""
         found = live_tensors(self.model)
-        return [
-            name
-            for name, tensor in wanted.items()
-            if not torch.equal(bits(found[name].tensor), bits(tensor))
-        ]
+        for name, held in live_tensors(wanted).items():
+            if not torch.equal(bits(found[name].tensor), bits(held.tensor)):
+                yield name
+
+
+class Passes:
+    """Forward passes of a model, captured and not, and what they gave last."""
+
+    def __init__(self, model: Any) -> None:
+        replace_attention()
+        self._run = forward_pass(model)
+        self._captured = Captured(self._run)
+        self._last = self._captured()
+
+    def wrong(self, fresh: Any) -> Iterator[str]:
+        """Say which logits are not those of a fresh model, or are those of before."""
+        wanted, last = forward_pass(fresh)(), self._last
+        self._last = self._captured()
+        for name, found in (("captured", self._last), ("run now", self._run())):
+            if not torch.equal(bits(found), bits(wanted)):
+                worst = float((found - wanted).abs().max())
+                yield f"{name}: off by up to {worst:g}"
+        if not wanted.isfinite().all():
+            yield "not finite"
+        norm = torch.linalg.vector_norm
+        if float(norm(wanted - last) / norm(last)) < 0.1:
+            yield "hardly other than before"
 
 
 def be(job: Job, output: Path) -> None:
     """Be a rank, and write down what became of its orders."""
     reports = Reports()
+    torch.set_grad_enabled(False)
     folder = output.with_suffix("")
     folder.mkdir()
     try:
@@ -207,25 +259,25 @@ def managers(name: str) -> Any:
 
 
 def main(path: str) -> None:
-    """Fork every rank, and wait for all."""
+    """Be the only rank, or fork every rank and wait for all."""
     scenario = Scenario.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    first, *others = scenario.jobs
     folder = scenario.output / "architecture"
     folder.mkdir()
-    write_config(scenario.jobs[0].config, folder)
-    prepare(architecture_of(folder))
+    write_config(first.config, folder)
+    if device_of(first.arguments) == CUDA:
+        kernels.install()
+    prepare(architecture_of(folder), device_of(first.arguments))
     managers("scheduler_components.weight_updater")
     importlib.import_module("sglang.srt.model_executor.model_runner_components.weight_updater")
     torch.set_num_threads(1)
-    for number, job in enumerate(scenario.jobs):
-        if os.fork() == 0:
-            try:
-                be(job, scenario.output / f"{number}.json")
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(0)
-    for _ in scenario.jobs:
-        os.wait()
+    if not others:
+        be(first, scenario.output / "0.json")
+        return
+    run_forks(
+        partial(be, job, scenario.output / f"{number}.json")
+        for number, job in enumerate(scenario.jobs)
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tests.sglang.configs import CONFIGS
-from tests.sglang.replay import UNWRITTEN
+from tests.sglang.replay import UNWRITTEN, bits
 from tests.sglang.trace import become, parser
 from tranship.runtime.frameworks.sglang.boot import Place, build_model
 from tranship.runtime.live import live_tensors
@@ -24,14 +24,19 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     importlib.import_module("safetensors.torch").save_file(tensors, path)
 
 
-def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
-    model: Any = build_model(model_config, "cpu")
+def load_model(model_config: Any, checkpoint: dict[str, torch.Tensor], device: str = "cpu") -> Any:
+    """Build the booted rank's model, and let its own `load_weights` load a checkpoint."""
+    model: Any = build_model(model_config, device)
     for held in live_tensors(model).values():
         if held.kind is Kind.PARAMETER:
-            held.tensor.view(-1).view(torch.uint8).fill_(UNWRITTEN)
+            bits(held.tensor).fill_(UNWRITTEN)
     model.load_weights(iter(checkpoint.items()))
-    held = live_tensors(model)
+    return model
+
+
+def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
+    held = live_tensors(load_model(model_config, checkpoint))
     return {n: h.tensor.clone(memory_format=torch.contiguous_format) for n, h in held.items()}
 
 

@@ -62,9 +62,11 @@ def begin(folder: Path, jobs: Sequence[Job]) -> subprocess.Popen[bytes]:
     )
 
 
-def reports(process: subprocess.Popen[bytes], folder: Path, count: int) -> Iterator[list[Report]]:
+def reports(
+    process: subprocess.Popen[bytes], folder: Path, count: int, limit: float = LIMIT
+) -> Iterator[list[Report]]:
     """Wait for the ranks, and return what each reported."""
-    process.wait(LIMIT)
+    process.wait(limit)
     for number in range(count):
         found = Reports.model_validate_json((folder / f"{number}.json").read_text())
         assert not found.raised, found.raised

@@ -1,10 +1,12 @@
 """Transfers from a plain module with a checkpoint's tensors to a real engine, and their oracles."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,10 @@ from tranship.schema.testing import Encoding
 from tranship.schema.transfer import Options
 
 BLOCK = (128, 128)
+ROOT = Path(__file__).parents[2]
 
+
+TransportName = Literal["gloo", "cuda_ipc"]
 
 Sources = Mapping[str, tuple[DType, tuple[int, ...]]]
 """Dtype and shape of every tensor of the checkpoint that the engine loads."""
@@ -46,6 +51,8 @@ def random_weights(sources: Sources, version: int) -> dict[str, Tensor]:
         if not name.endswith(SCALE_SUFFIX):
             plain = DType.BF16 if dtype is DType.F8E4M3FN else dtype
             values = torch.randn(shape, generator=generator) * 0.02
+            if name.endswith("norm.weight"):
+                values += 1.0
             found[name] = values.to(torch_dtype(plain))
     return found
 
@@ -79,14 +86,16 @@ class EngineTransfer:
         write_tensors(found, path)
         return path
 
-    def bind(self, name: str, port: int, timeout: float = 60.0) -> Bind:
+    def bind(
+        self, name: str, port: int, timeout: float = 60.0, transport: TransportName = "gloo"
+    ) -> Bind:
         """Order to bind, at a meeting of this name."""
         return Bind(
             action="bind",
             plan=committed_file(self.folder / "plan.json", TransferPlan),
             manifest=committed_file(self.folder / "engine.json", Manifest),
             meeting=Meeting(
-                host="127.0.0.1", port=port, name=name, transport="gloo", timeout=timeout
+                host="127.0.0.1", port=port, name=name, transport=transport, timeout=timeout
             ),
             first_rank=0,
         )
@@ -113,12 +122,33 @@ def traced_transfer(folder: Path, name: str, tp: int) -> EngineTransfer:
     return _transfer(folder, known.settings(fp8=False), known.sources(fp8=False), engine)
 
 
+def cuda_transfer(
+    folder: Path, name: str, tp: int, ep: int, fp8: bool, **changes: object
+) -> EngineTransfer:
+    """Compile a transfer on one GPU to an engine that is traced there."""
+    folder.mkdir()
+    path = write_model(folder, name, **changes, **(FP8 if fp8 else {}))
+    checkpoint = produce(Request(name, path, "checkpoint", {}))
+    asked = ("-c", path, "-a", name, "--tp", f"{tp}", "--ep", f"{ep}", "--option", "device=cuda")
+    traced = folder / "traced.json"
+    command = [sys.executable, "-m", "tranship", "trace", "sglang", *asked, "-o", str(traced)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    sources = {b.name: (b.dtype, b.shape) for b in expand(checkpoint).buffers}
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    return _transfer(folder, config, sources, load(traced, Manifest).value, "cuda")
+
+
 def _transfer(
-    folder: Path, config: Mapping[str, Any], sources: Sources, engine: Manifest
+    folder: Path,
+    config: Mapping[str, Any],
+    sources: Sources,
+    engine: Manifest,
+    device: str = "cpu",
 ) -> EngineTransfer:
     trainer = nn.Module()
     for key, value in random_weights(sources, 0).items():
-        place(trainer, key, Kind.PARAMETER, value)
+        place(trainer, key, Kind.PARAMETER, value.to(device))
     sender = fold(fsdp_declaration(trainer, rank=0, world_size=1))
     plan = compile_transfer(sender, engine, options=Options())
     (folder / "plan.json").write_bytes(dump(plan))

@@ -1,6 +1,8 @@
-"""Build real SGLang model classes without a GPU, as one rank of several (SGLang 0.5.23).
+"""Build real SGLang model classes, with or without a GPU, as one rank of several (SGLang 0.5.23).
 
-SGLang's state is global: a process can be one rank, once.
+SGLang's state is global: a process can be one rank, once. What a model holds can depend on where it
+runs (on CUDA GLM-4-MoE takes its shared expert for one of the routed ones), so a model is built for
+a GPU only where there is one.
 """
 
 import copy
@@ -23,8 +25,10 @@ STAND_INS = (
     "IPython",
     "aiohttp",
     "compressed_tensors",
+    "cutlass",
     "deep_ep",
     "einops",
+    "fastapi",
     "gguf",
     "openai",
     "orjson",
@@ -41,10 +45,16 @@ STAND_INS = (
 """Packages that SGLang imports at the top of its modules, and that building a model never uses."""
 
 ENVIRONMENT = {
-    "SGLANG_USE_CPU_ENGINE": "1",
+    "SGLANG_ONE_VISIBLE_DEVICE_PER_PROCESS": "1",
     "SGLANG_USE_MESSAGE_QUEUE_BROADCASTER": "0",
 }
-"""What SGLang reads from the environment to do without GPUs and without other processes."""
+"""What SGLang reads from the environment to do without other processes, on the first GPU."""
+
+CPU, CUDA = "cpu", "cuda"
+"""What SGLang's argument `device` may be here."""
+
+WITHOUT_A_GPU = {"SGLANG_USE_CPU_ENGINE": "1"}
+"""What it reads to do without GPUs."""
 
 CAPABILITY = (9, 0)
 """What a GPU that is not there answers to models that ask while arguments are resolved."""
@@ -87,13 +97,24 @@ class Place:
         return tuple(axes)
 
 
-def prepare(architecture: str) -> None:
+def device_of(arguments: Mapping[str, object]) -> str:
+    """Return what an engine with these arguments runs on: by default a CPU, as a trace can."""
+    return str(arguments.get("device", CPU))
+
+
+def prepare(architecture: str, device: str = CPU) -> None:
     """Import what all ranks use, for a model class of this name.
 
     Only the modules that define it are imported with SGLang's registry: all would take seconds.
     """
     os.environ.update(ENVIRONMENT)
+    if device == CPU:
+        os.environ.update(WITHOUT_A_GPU)
     os.environ["SGLANG_DISABLED_MODEL_ARCHS"] = ",".join(sorted(_other_modules(architecture)))
+    if importlib.util.find_spec("sgl_kernel") is None:
+        # Modules look up operators when they are imported, which nothing calls.
+        operators: Any = torch.ops
+        operators.sgl_kernel = stand_ins.Inert("torch.ops.sgl_kernel")
     stand_ins.install(STAND_INS)
     if not torch.cuda.is_available():
         _stand_in_for_a_gpu()
@@ -102,10 +123,6 @@ def prepare(architecture: str) -> None:
 
 
 def _stand_in_for_a_gpu() -> None:
-    # Modules look up operators when they are imported, which nothing calls.
-    operators: Any = torch.ops
-    operators.sgl_kernel = stand_ins.Inert("torch.ops.sgl_kernel")
-
     def capability(device: object = None) -> tuple[int, int]:
         del device
         return CAPABILITY
@@ -122,11 +139,13 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
         arguments: Further arguments of SGLang's `ServerArgs`.
 
     Raises:
-        ValueError: experts would lie where a trace does not see it.
+        ValueError: experts would lie where a trace does not see it, or there is no such device.
     """
     if moved := [name for name in MOVES_EXPERTS if arguments.get(name)]:
         raise ValueError(f"{moved[0]} places experts in a way that is not traced")
-    given = {"device": "cpu", "skip_tokenizer_init": True, **arguments}
+    device = device_of(arguments)
+    _require(device)
+    given = {"skip_tokenizer_init": True, **arguments, "device": device}
     args = _import("sglang.srt.server_args").ServerArgs(
         model_path=str(folder), tp_size=place.tp, ep_size=place.ep, **given
     )
@@ -139,7 +158,19 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
     _import("sglang.srt.layers.moe.utils").initialize_moe_config()
     _import("sglang.srt.layers.quantization.fp8_utils").initialize_fp8_gemm_config()
     config = _import("sglang.srt.configs.model_config").ModelConfig.from_server_args(args)
-    return _with_names_of_a_cpu(config, place)
+    return _with_names_of_a_cpu(config, place) if device == CPU else config
+
+
+def _require(device: str) -> None:
+    """Make sure that a model can be built for a device here.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if device not in (CPU, CUDA):
+        raise ValueError(f"device {device!r} is neither {CPU} nor {CUDA}")
+    if device == CUDA and not torch.cuda.is_available():
+        raise ValueError(f"there is no GPU here, and device {CUDA} was asked for")
 
 
 def _with_names_of_a_cpu(config: Any, place: Place) -> Any:
@@ -181,11 +212,22 @@ def _join_groups(place: Place) -> None:
     """Create SGLang's process groups with torch's fake backend, which has no other members."""
     join_fake_groups(place.rank, place.tp)
     state = _import("sglang.srt.distributed.parallel_state")
-    state.set_custom_all_reduce(False)
+    _connect_with_nobody(state)
     state.init_distributed_environment(
         world_size=place.tp, rank=place.rank, local_rank=0, backend="fake"
     )
     state.initialize_model_parallel(backend="fake")
+
+
+def _connect_with_nobody(state: Any) -> None:
+    """Keep groups from opening ways of their own to other ranks, as they do on GPUs."""
+    state.set_custom_all_reduce(False)
+    initialize = state.GroupCoordinator.__init__
+
+    def without_nccl(group: object, *arguments: object, **options: object) -> None:
+        initialize(group, *arguments, **{**options, "use_pynccl": False})
+
+    state.GroupCoordinator.__init__ = without_nccl
 
 
 class _Elsewhere(TorchFunctionMode):
@@ -209,7 +251,7 @@ class _Elsewhere(TorchFunctionMode):
 
 
 def build_model(model_config: Any, device: str) -> torch.nn.Module:
-    """Build the model as SGLang's loader does before it loads weights, on "meta" or "cpu"."""
+    """Build the model as SGLang's loader does before it loads weights, on "meta" or its device."""
     load_config = _import("sglang.srt.configs.load_config").LoadConfig(load_format="dummy")
     loader = _import("sglang.srt.model_loader.loader")
     quantization = loader._get_quantization_config(model_config, load_config)

@@ -1,13 +1,21 @@
 """Trace what an SGLang engine's ranks hold.
 
-python -m tranship.runtime.frameworks.sglang.trace REQUEST
+python -m tranship.runtime.frameworks.sglang.trace REQUEST [RANK]
 """
 
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.sglang.boot import (
+    CPU,
+    Place,
+    boot,
+    build_model,
+    device_of,
+    prepare,
+)
+from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
 from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
@@ -21,6 +29,10 @@ UNTOUCHED: Mapping[str, str] = {
 """Why no update changes a tensor, by the last part of its name (layers/radix_attention.py)."""
 
 
+def _prepare(request: TraceRequest) -> None:
+    prepare(architecture_of(request.folder), device_of(request.arguments))
+
+
 def build(request: TraceRequest, rank: int) -> Any:
     """Become a rank, and build its model on the meta device."""
     place = Place(request.tp, request.ep, rank)
@@ -32,19 +44,27 @@ def _axes(request: TraceRequest) -> tuple[Axis, ...]:
 
 
 def _options(request: TraceRequest) -> Mapping[str, int | bool | str]:
-    return {"tp_size": request.tp, "ep_size": request.ep, "device": "cpu", **request.arguments}
+    device = device_of(request.arguments)
+    return {"tp_size": request.tp, "ep_size": request.ep, **request.arguments, "device": device}
+
+
+def _forks(request: TraceRequest) -> bool:
+    # Imports ask the GPU for its name, and CUDA does not survive a fork.
+    return device_of(request.arguments) == CPU
 
 
 SGLANG = Code(
     title="SGLang",
     package="sglang",
-    prepare=prepare,
+    module="tranship.runtime.frameworks.sglang.trace",
+    prepare=_prepare,
     build=build,
     axes=_axes,
     options=_options,
     constants=UNTOUCHED,
     derives="post_load_weights",
+    forks=_forks,
 )
 
 if __name__ == "__main__":
-    main(SGLANG, sys.argv[1])
+    main(SGLANG, *sys.argv[1:])

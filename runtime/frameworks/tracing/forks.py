@@ -1,9 +1,11 @@
-"""Jobs in forks of a process: the state of an engine is global, and its imports take seconds."""
+"""Jobs in processes of their own: an engine's state is global, and its imports take seconds."""
 
 import os
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 
 def run_forks(jobs: Iterable[Callable[[], None]], at_once: int | None = None) -> int:
@@ -26,6 +28,16 @@ def run_forks(jobs: Iterable[Callable[[], None]], at_once: int | None = None) ->
             _be(job)
         running += 1
     return failed + sum(os.wait()[1] != 0 for _ in range(running))
+
+
+def run_commands(commands: Iterable[Sequence[str]], at_once: int | None = None) -> int:
+    """Run every command, and return how many have failed; as `run_forks` otherwise."""
+    with ThreadPoolExecutor(at_once or os.cpu_count()) as pool:
+        return sum(status != 0 for status in pool.map(_run, commands))
+
+
+def _run(command: Sequence[str]) -> int:
+    return subprocess.run(command, check=False).returncode
 
 
 def _be(job: Callable[[], None]) -> None:

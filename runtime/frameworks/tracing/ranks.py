@@ -1,10 +1,12 @@
 """Trace what an engine's ranks hold, in a process that can become every one of them.
 
 The state of an engine is global, so every rank is a process. Importing an engine takes seconds, and
-a rank a second or two: ranks are forked from the one process that has imported it.
+a rank a second or two: ranks are forked from the one process that has imported it, where they can
+be.
 """
 
 import json
+import sys
 import traceback
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +18,11 @@ from typing import Any
 import torch
 
 from tranship.runtime.bind import location
-from tranship.runtime.frameworks.tracing.config import architecture_of, block_of, method_of
+from tranship.runtime.frameworks.tracing.config import block_of, method_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
 from tranship.runtime.frameworks.tracing.derived import trace_derived, without_method
 from tranship.runtime.frameworks.tracing.extrapolate import find_pattern, sample
-from tranship.runtime.frameworks.tracing.forks import run_forks
+from tranship.runtime.frameworks.tracing.forks import run_commands, run_forks
 from tranship.runtime.frameworks.tracing.request import (
     Answer,
     TraceRequest,
@@ -45,7 +47,8 @@ class Code:
     Attributes:
         title: what people call the engine.
         package: the package that holds it, and the framework's name in a manifest.
-        prepare: imports what all ranks use, for the name of a model class.
+        module: the module that calls `main` with this.
+        prepare: imports what all ranks use.
         build: makes this process a rank, for good, and builds its model on the meta device.
         axes: mesh axes, as the engine numbers ranks.
         options: all arguments that decide what is held, under the engine's names.
@@ -54,17 +57,20 @@ class Code:
             checkpoint has values for them they are not declared.
         derives: the method of a model, if it has one, that makes other tensors of those that were
             loaded.
+        forks: whether ranks can be forked from a process that is prepared.
     """
 
     title: str
     package: str
-    prepare: Callable[[str], None]
+    module: str
+    prepare: Callable[[TraceRequest], None]
     build: Callable[[TraceRequest, int], Any]
     axes: Callable[[TraceRequest], tuple[Axis, ...]]
     options: Callable[[TraceRequest], Mapping[str, int | bool | str]]
     constants: Mapping[str, str] = field(default_factory=lambda: CONSTANTS)
     passing: frozenset[str] = frozenset()
     derives: str = ""
+    forks: Callable[[TraceRequest], bool] = lambda request: True
 
 
 def trace_rank(code: Code, request: TraceRequest, rank: int) -> Declaration:
@@ -140,16 +146,19 @@ def answer(code: Code, request: TraceRequest, rank: int) -> Answer:
         return refusal(error)
 
 
-def main(code: Code, path: str) -> None:
-    """Trace the ranks of a request."""
+def main(code: Code, path: str, rank: str | None = None) -> None:
+    """Trace the ranks of a request, or be one of them."""
     request = TraceRequest.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    code.prepare(architecture_of(request.folder))
     torch.set_num_threads(1)
+    if rank is not None:
+        code.prepare(request)
+        _be(code, request, int(rank))
+        return
+    trace = _traced_by_forks(code, request) if code.forks(request) else _traced_by(code, path)
     ranks = request.ranks or sample(code.axes(request), request.tp)
-    _trace(code, request, ranks)
+    trace(ranks)
     if not request.ranks and not _is_enough(request, ranks):
-        rest = tuple(rank for rank in range(request.tp) if rank not in ranks)
-        _trace(code, request, rest)
+        trace(tuple(rank for rank in range(request.tp) if rank not in ranks))
         ranks = tuple(range(request.tp))
     write_atomically(request.list_of_ranks, json.dumps(ranks).encode())
 
@@ -168,9 +177,16 @@ def _is_enough(request: TraceRequest, ranks: Sequence[int]) -> bool:
     return find_pattern(traced) is not None
 
 
-def _trace(code: Code, request: TraceRequest, ranks: Sequence[int]) -> None:
-    """Be ranks, each in a process; of one that fails there is no answer."""
-    run_forks(partial(_be, code, request, rank) for rank in ranks)
+def _traced_by_forks(code: Code, request: TraceRequest) -> Callable[[Sequence[int]], object]:
+    """Return what lets forks of this process be ranks; of one that fails there is no answer."""
+    code.prepare(request)
+    return lambda ranks: run_forks(partial(_be, code, request, rank) for rank in ranks)
+
+
+def _traced_by(code: Code, path: str) -> Callable[[Sequence[int]], object]:
+    """Return what lets other processes be ranks."""
+    command = [sys.executable, "-m", code.module, path]
+    return lambda ranks: run_commands([*command, f"{rank}"] for rank in ranks)
 
 
 def _be(code: Code, request: TraceRequest, rank: int) -> None:

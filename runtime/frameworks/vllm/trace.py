@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
 from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
@@ -50,7 +51,8 @@ def _options(request: TraceRequest) -> Mapping[str, int | bool | str]:
 VLLM = Code(
     title="vLLM",
     package="vllm",
-    prepare=prepare,
+    module="tranship.runtime.frameworks.vllm.trace",
+    prepare=lambda request: prepare(architecture_of(request.folder)),
     build=build,
     axes=_axes,
     options=_options,
@@ -59,4 +61,4 @@ VLLM = Code(
 )
 
 if __name__ == "__main__":
-    main(VLLM, sys.argv[1])
+    main(VLLM, *sys.argv[1:])

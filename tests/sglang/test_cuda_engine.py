@@ -1,0 +1,115 @@
+"""Real engines on a GPU, updated in place by another process: what they hold, what they compute.
+
+The trainer is this process; every rank of the engine is one of its own, and all are on one GPU. The
+engine's geometry is traced there, too. Attention and some kernels that SGLang has compiled are
+torch's (`forward.py`, `kernels.py`); the rest is the engine's own, its session and its graph too.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import (
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
+)
+from torch.distributed.distributed_c10d import PrefixStore
+
+from tests.sglang.engine_ranks import Job, Report
+from tests.sglang.test_loader import VERSIONS, begin, reports, step, update
+from tests.sglang.test_trace import pytestmark as needs_sglang
+from tests.sglang.transfers import EngineTransfer, cuda_transfer
+from tranship.runtime.frameworks.sglang.control import Close
+from tranship.runtime.live import live_tensors
+from tranship.runtime.session import Sender
+from tranship.runtime.transports.cuda_ipc import connect_cuda_ipc
+from tranship.runtime.transports.protocol import World
+from tranship.schema.codec import load
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Manifest, Side
+
+pytestmark = [
+    *needs_sglang,
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+LIMIT = 180.0
+"""Seconds that a rank may take to compile its kernels."""
+
+SMALL = {"hidden_size": 512, "num_hidden_layers": 2, "moe_intermediate_size": 256}
+ROUTED = SMALL | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
+CHANGES: dict[str, dict[str, object]] = {
+    "qwen3": {"hidden_size": 512, "num_hidden_layers": 2},
+    "qwen3_moe": {**SMALL},
+    "glm4_moe": {**ROUTED},
+    "deepseek_v3": {**ROUTED},
+}
+"""What is different from the small configurations, so that kernels which are there can serve."""
+
+CASES = (
+    ("qwen3", True, 1, 1),
+    ("qwen3_moe", True, 1, 1),
+    ("qwen3_moe", False, 1, 1),
+    ("glm4_moe", True, 1, 1),
+    ("deepseek_v3", True, 1, 1),
+    ("qwen3", True, 2, 1),
+    ("qwen3_moe", True, 2, 2),
+    ("glm4_moe", True, 2, 1),
+    ("deepseek_v3", True, 2, 2),
+)
+"""Architecture, FP8 or not, ranks, and groups of experts."""
+
+
+def jobs(transfer: EngineTransfer, name: str, port: int, ep: int) -> list[Job]:
+    """Let every rank bind, receive some versions, and close."""
+    steps = [step(transfer.bind(name, port, LIMIT, "cuda_ipc"))]
+    steps += [update(version, transfer.checkpoint(version)) for version in VERSIONS]
+    steps += [step(Close(action="close"))]
+    whole = Job(
+        config=dict(transfer.config),
+        tp=transfer.tp,
+        ep=ep,
+        arguments={"device": "cuda"},
+        checkpoint=transfer.checkpoint(0),
+        computes=transfer.tp == 1,
+        steps=steps,
+    )
+    return [whole.model_copy(update={"rank": rank}) for rank in range(transfer.tp)]
+
+
+@pytest.mark.parametrize(("name", "fp8", "tp", "ep"), CASES)
+def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
+    tmp_path: Path, name: str, fp8: bool, tp: int, ep: int
+) -> None:
+    transfer = cuda_transfer(tmp_path / "files", name, tp, ep, fp8, **CHANGES[name])
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # CUDA does not survive a fork: every rank is a process that imports SGLang.
+    ranks = [
+        (begin(folder, [job]), folder)
+        for job in jobs(transfer, name, store.port, ep)
+        for folder in [tmp_path / f"rank-{job.rank}"]
+    ]
+    device = torch.device("cuda", 0)
+    end = connect_cuda_ipc(
+        PrefixStore(name, store), World(1, tp), Side.SENDER, 0, device, timeout=LIMIT
+    )
+    live = live_tensors(transfer.trainer)
+    sender = Sender.bind(transfer.plan, transfer.sender, live, end, 0)
+    for version in VERSIONS:
+        transfer.train(version)
+        sender.publish(version)
+    for process, folder in ranks:
+        (found,) = reports(process, folder, 1, LIMIT)
+        assert found == [Report()] * len(found)
+    sender.close()
+
+
+def test_an_engine_is_traced_as_it_is_on_a_gpu(tmp_path: Path) -> None:
+    transfer = cuda_transfer(tmp_path / "files", "glm4_moe", 1, 1, True, **ROUTED)
+    engine = expand(load(transfer.folder / "engine.json", Manifest).value)
+    (experts,) = (b for b in engine.buffers if b.name == "model.layers.1.mlp.experts.w13_weight")
+    # There the shared expert is one more of the routed ones.
+    assert experts.shape[0] == 5
+    assert not [b.name for b in engine.buffers if ".shared_experts." in b.name]
+    assert engine.framework is not None
+    assert engine.framework.options["device"] == "cuda"
