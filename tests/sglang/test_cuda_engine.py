@@ -5,6 +5,7 @@ engine's geometry is traced there, too. Attention and some kernels that SGLang h
 torch's (`forward.py`, `kernels.py`); the rest is the engine's own, its session and its graph too.
 """
 
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch.distributed import (
 )
 from torch.distributed.distributed_c10d import PrefixStore
 
-from tests.sglang.engine_ranks import Job, Report
+from tests.sglang.engine_ranks import Job, Report, ready
 from tests.sglang.test_loader import VERSIONS, begin, reports, step, update
 from tests.sglang.test_trace import pytestmark as needs_sglang
 from tests.sglang.transfers import EngineTransfer, cuda_transfer
@@ -33,8 +34,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
-LIMIT = 180.0
-"""Seconds that a rank may take to compile its kernels."""
+LIMIT = 120.0
+"""Seconds that a rank may take for a step, most of them to compile kernels for its fresh model."""
 
 SMALL = {"hidden_size": 512, "num_hidden_layers": 2, "moe_intermediate_size": 256}
 ROUTED = SMALL | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1}
@@ -89,6 +90,10 @@ def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
         for job in jobs(transfer, name, store.port, ep)
         for folder in [tmp_path / f"rank-{job.rank}"]
     ]
+    for number, (process, folder) in enumerate(ranks):
+        while not ready(folder, number).exists():
+            assert process.poll() is None, (folder / "0.json").read_text()
+            time.sleep(0.1)
     device = torch.device("cuda", 0)
     end = connect_cuda_ipc(
         PrefixStore(name, store), World(1, tp), Side.SENDER, 0, device, timeout=LIMIT
