@@ -2,7 +2,6 @@
 
 import base64
 import multiprocessing
-import os
 import pickle
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from tests.models.configs import FP8
 from tests.runtime.gloo_ranks import Dying
 from tests.sglang.architectures import ARCHITECTURES
 from tests.sglang.engine_ranks import Job, Report, Reports, Scenario, Step
-from tests.sglang.test_trace import FOLDER, pytestmark
+from tests.sglang.test_trace import FOLDER, finding_tests, pytestmark
 from tests.sglang.transfers import EngineTransfer, engine_transfer, traced_transfer
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.frameworks.sglang.control import Bind, Close, Update, serialized
@@ -56,7 +55,7 @@ def begin(folder: Path, jobs: Sequence[Job]) -> subprocess.Popen[bytes]:
     folder.mkdir()
     path = folder / "scenario.json"
     path.write_text(Scenario(jobs=list(jobs), output=folder).model_dump_json(), encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
+    environment = finding_tests()
     return subprocess.Popen(
         [sys.executable, str(FOLDER / "engine_ranks.py"), str(path)], env=environment
     )

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -249,7 +248,7 @@ def test_sglang_reads_what_it_is_sent(tmp_path: Path) -> None:
     sent = [call for call in heard.calls if call[0] != "flush_cache"]
     done = subprocess.run(
         [sys.executable, str(FOLDER / "http_bodies.py")],
-        env=os.environ | {"PYTHONPATH": str(FOLDER.parents[1])},
+        env=finding_tests(),
         input=json.dumps(sent),
         capture_output=True,
         text=True,

@@ -49,9 +49,15 @@ print(get_parallel().tp_rank, get_parallel().moe_ep_rank, get_parallel().moe_tp_
 """Most of a script's time goes into imports."""
 
 
+def finding_tests() -> dict[str, str]:
+    """Return an environment in which Python finds the tests, and all that it finds here."""
+    path = os.pathsep.join(filter(None, [str(FOLDER.parents[1]), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run Python in a process that finds the tests, and return how it ended."""
-    environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}
+    environment = finding_tests()
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
