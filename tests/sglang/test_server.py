@@ -24,7 +24,7 @@ from torch.distributed import (
 from torch.distributed.distributed_c10d import PrefixStore
 
 from tests.runtime.live_models import model_of
-from tests.sglang.test_trace import FOLDER, missing
+from tests.sglang.test_trace import FOLDER, finding_tests, missing
 from tranship.compiler.pipeline import compile_transfer
 from tranship.runtime.frameworks.fsdp import fsdp_declaration
 from tranship.runtime.frameworks.sglang.control import (

@@ -245,7 +245,8 @@ class _Elsewhere(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         kwargs = kwargs or {}
-        if torch.device(kwargs.get("device") or self.device).type == "cuda":
+        asked = kwargs.get("device")
+        if asked is not None and torch.device(asked).type == CUDA:
             kwargs = kwargs | {"device": self.device}
         return func(*args, **kwargs)
 
