@@ -49,8 +49,14 @@ def moe_sum_reduce(input: Tensor, output: Tensor, routed_scaling_factor: float =
     output.copy_(input.float().sum(1) * routed_scaling_factor)
 
 
+def moe_align_block_size(*arguments: object) -> None:
+    """Sort tokens by expert, with a kernel of SGLang's own that is compiled when it is needed."""
+    importlib.import_module("sglang.kernels.ops.moe.moe_align").moe_align_block_size(*arguments)
+
+
 KERNELS: dict[str, Callable[..., object]] = {
     "fused_add_rmsnorm": fused_add_rmsnorm,
+    "moe_align_block_size": moe_align_block_size,
     "moe_sum_reduce": moe_sum_reduce,
     "rmsnorm": rmsnorm,
 }

@@ -10,6 +10,7 @@ from tests.sglang.configs import CONFIGS
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.sglang.trace import become, parser
 from tranship.runtime.frameworks.sglang.boot import Place, build_model
+from tranship.runtime.frameworks.sglang.trace import UNTOUCHED
 from tranship.runtime.live import live_tensors
 from tranship.schema.manifest import Kind
 
@@ -25,10 +26,13 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def load_model(model_config: Any, checkpoint: dict[str, torch.Tensor], device: str = "cpu") -> Any:
-    """Build the booted rank's model, and let its own `load_weights` load a checkpoint."""
+    """Build the booted rank's model, and let its own `load_weights` load a checkpoint.
+
+    What SGLang itself has set, and no checkpoint has, stays as it is.
+    """
     model: Any = build_model(model_config, device)
-    for held in live_tensors(model).values():
-        if held.kind is Kind.PARAMETER:
+    for name, held in live_tensors(model).items():
+        if held.kind is Kind.PARAMETER and name.rpartition(".")[2] not in UNTOUCHED:
             bits(held.tensor).fill_(UNWRITTEN)
     model.load_weights(iter(checkpoint.items()))
     return model
