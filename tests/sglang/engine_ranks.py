@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel
 
 from tests.sglang.configs import write_config
-from tests.sglang.load import load_rank, read_tensors
+from tests.sglang.load import load_rank, loaded_model, read_tensors
 from tests.sglang.replay import bits
 from tranship.runtime.frameworks.sglang.boot import Place, boot, build_model, prepare
 from tranship.runtime.frameworks.sglang.control import LOADER
@@ -93,10 +93,10 @@ class Engine:
         self.job = job
         place = Place(job.tp, job.ep, job.rank)
         self.model_config = boot(folder, place, job.arguments)
-        device = "meta" if job.checkpoint is None else "cpu"
-        self.model: Any = build_model(self.model_config, device)
-        if job.checkpoint is not None:
-            self.model.load_weights(iter(read_tensors(job.checkpoint).items()))
+        if job.checkpoint is None:
+            self.model: Any = build_model(self.model_config, "meta")
+        else:
+            self.model = loaded_model(self.model_config, read_tensors(job.checkpoint))
         self.held = self._held()
         module = importlib.import_module(
             "sglang.srt.model_executor.model_runner_components.weight_updater"
@@ -127,8 +127,10 @@ class Engine:
         if step.packed:
             self.model.model.layers[0].self_attn.o_proj.weight_scale_inv.format_ue8m0 = True
         report = Report()
+        mode = torch.inference_mode() if self.job.inference_mode else torch.no_grad()
         try:
-            self._session(step)
+            with mode:
+                self._session(step)
         except Exception as error:
             report.error = f"{type(error).__name__}: {error}"
         now = self._held()
@@ -194,8 +196,7 @@ def be(job: Job, output: Path) -> None:
     try:
         engine = Engine(job, folder)
         for step in job.steps:
-            with torch.inference_mode() if job.inference_mode else torch.no_grad():
-                reports.steps.append(engine.run(step))
+            reports.steps.append(engine.run(step))
     except Exception:
         reports.raised = traceback.format_exc()
     output.write_text(reports.model_dump_json(), encoding="utf-8")
@@ -206,16 +207,16 @@ def managers(name: str) -> Any:
     return importlib.import_module(f"sglang.srt.managers.{name}")
 
 
-def main(path: str) -> None:
-    """Fork every rank, and wait for all."""
-    scenario = Scenario.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    folder = scenario.output / "architecture"
-    folder.mkdir()
-    write_config(scenario.jobs[0].config, folder)
+def prepare_updates(folder: Path) -> None:
+    """Import what all ranks use, for the architecture of a config.json."""
     prepare(architecture_of(folder))
     managers("scheduler_components.weight_updater")
     importlib.import_module("sglang.srt.model_executor.model_runner_components.weight_updater")
     torch.set_num_threads(1)
+
+
+def be_all(scenario: Scenario) -> None:
+    """Fork every rank, and wait for all."""
     for number, job in enumerate(scenario.jobs):
         if os.fork() == 0:
             try:
@@ -226,6 +227,16 @@ def main(path: str) -> None:
                 os._exit(0)
     for _ in scenario.jobs:
         os.wait()
+
+
+def main(path: str) -> None:
+    """Run a scenario."""
+    scenario = Scenario.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    folder = scenario.output / "architecture"
+    folder.mkdir()
+    write_config(scenario.jobs[0].config, folder)
+    prepare_updates(folder)
+    be_all(scenario)
 
 
 if __name__ == "__main__":

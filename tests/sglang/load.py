@@ -24,14 +24,19 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     importlib.import_module("safetensors.torch").save_file(tensors, path)
 
 
-def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
+def loaded_model(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> Any:
+    """Build the booted rank's model, and let it load; what it does not write is `UNWRITTEN`."""
     model: Any = build_model(model_config, "cpu")
     for held in live_tensors(model).values():
         if held.kind is Kind.PARAMETER:
             held.tensor.view(-1).view(torch.uint8).fill_(UNWRITTEN)
     model.load_weights(iter(checkpoint.items()))
-    held = live_tensors(model)
+    return model
+
+
+def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
+    held = live_tensors(loaded_model(model_config, checkpoint))
     return {n: h.tensor.clone(memory_format=torch.contiguous_format) for n, h in held.items()}
 
 
