@@ -15,20 +15,21 @@ from torch.distributed.distributed_c10d import PrefixStore
 from tests.megatron import ranks
 from tests.megatron.cases import CASES, Case
 from tests.megatron.convert import Weights
-from tests.megatron.ranks import COMPILED, DECLARED, VERSIONS
 from tests.models.produced import made
-from tranship.compiler.pipeline import compile_transfer
-from tranship.compiler.verify import digests_of, verify
-from tranship.schema.codec import dump, load
+from tests.runtime.trainings import (
+    COMPILED,
+    LIMIT,
+    VERSIONS,
+    check_errors,
+    commit,
+    merged,
+    wait_declared,
+)
+from tranship.schema.codec import dump
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest, Side
-from tranship.schema.merge import merge
 from tranship.schema.policy import Allowance, Policy
-from tranship.schema.transfer import Options
-
-LIMIT = 120
-"""Seconds after which processes that hang are ended; they take a few."""
 
 POLICY = Policy(
     format="tranship.policy/1",
@@ -75,38 +76,32 @@ def run(name: str, folder: Path) -> Done:
     (folder / "whole.json").write_bytes(dump(whole))
     for number in VERSIONS:
         torch.save(random_weights(whole, number), folder / f"{number}-weights.pt")
-    processes = start(name, Side.SENDER, case.world.senders, folder)
+    processes = start(name, case, Side.SENDER, folder)
     try:
         if case.receivers:
             keys = PrefixStore(name, store)
-            keys.wait([f"{DECLARED}-{rank}" for rank in range(case.world.senders)])
-            check(folder)
-            compile_case(case, folder, merged(case, folder))
+            sender = wait_declared(keys, case.world.senders, folder)
+            commit(folder, sender, receiver_of(case, folder), POLICY)
             keys.set(COMPILED, "yes")
-            processes += start(name, Side.RECEIVER, case.receivers, folder)
+            processes += start(name, case, Side.RECEIVER, folder)
         for process in processes:
             process.join(LIMIT)
     finally:
         for process in processes:
             process.kill()
-    check(folder)
-    return Done(case, folder, merged(case, folder))
+    check_errors(folder)
+    return Done(case, folder, merged(folder, case.world.senders))
 
 
-def start(name: str, side: Side, count: int, folder: Path) -> list[ForkServerProcess]:
+def start(name: str, case: Case, side: Side, folder: Path) -> list[ForkServerProcess]:
     """Start the ranks of one side."""
     context, store = context_and_store()
-    given = [(name, side, rank, store.port, str(folder)) for rank in range(count)]
+    count = case.world.senders if side is Side.SENDER else case.world.receivers
+    given = [(name, case, side, rank, store.port, folder) for rank in range(count)]
     started = [context.Process(target=ranks.main, args=each) for each in given]
     for process in started:
         process.start()
     return started
-
-
-def check(folder: Path) -> None:
-    """Raise what a process has raised."""
-    errors = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.error"))]
-    assert not errors, "\n".join(errors)
 
 
 def random_weights(whole: Manifest, seed: int) -> Weights:
@@ -116,18 +111,7 @@ def random_weights(whole: Manifest, seed: int) -> Weights:
     return {t.name: torch.randn(t.shape, generator=generator).bfloat16() for t in tensors}
 
 
-def merged(case: Case, folder: Path) -> Manifest:
-    """Merge what all senders have declared."""
-    files = [folder / f"{rank}.json" for rank in range(case.sizes.world_size)]
-    return merge([(file.name, load(file, Manifest).value) for file in files])
-
-
-def compile_case(case: Case, folder: Path, sender: Manifest) -> None:
-    """Compile and verify the plan to SGLang's layout, and write it and both manifests."""
+def receiver_of(case: Case, folder: Path) -> Manifest:
+    """Declare the engine by SGLang's layout, in FP8 if the trainer holds it."""
     sizes, fp8 = {"tp_size": case.receivers}, case.transformer_engine
-    receiver = made(folder, case.architecture, "sglang", sizes, fp8=fp8, **case.changes)
-    plan = compile_transfer(sender, receiver, POLICY)
-    named = digests_of(sender, receiver, POLICY, None, Options())
-    assert verify(plan, sender, receiver, POLICY, digests=named, options=Options()) == ()
-    for name, document in (("sender", sender), ("receiver", receiver), ("plan", plan)):
-        (folder / f"{name}.json").write_bytes(dump(document))
+    return made(folder, case.architecture, "sglang", sizes, fp8=fp8, **case.changes)

@@ -1,8 +1,8 @@
 """What the processes of a case do: ranks of a live Megatron-core model, and of a receiver."""
 
-import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,38 +14,35 @@ from torch.distributed import (
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from tests.megatron.build import build, load, parallel, wrapped
-from tests.megatron.cases import CASES, Case
+from tests.megatron.cases import Case
 from tests.megatron.convert import Weights, whole_tensors
 from tests.megatron.stand_ins import build_without_gpu
 from tests.runtime.live_models import model_of
+from tests.runtime.trainings import (
+    COMPILED,
+    VERSIONS,
+    errors_told,
+    publish_versions,
+    tell_declared,
+)
 from tranship.runtime.frameworks.megatron.chunks import megatron_tensors
 from tranship.runtime.frameworks.megatron.declare import megatron_declaration
 from tranship.runtime.frameworks.megatron.mesh import parallel_axes
 from tranship.runtime.live import live_tensors
-from tranship.runtime.session import Live, Receiver, Sender
-from tranship.runtime.transports.gloo import GlooTransport, connect_gloo
+from tranship.runtime.session import Receiver
+from tranship.runtime.transports.gloo import connect_gloo
 from tranship.schema import codec
-from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
 
-VERSIONS = (1, 2)
-"""What is published, in this order; `VERSION.pt` has the weights of each."""
 
-DECLARED, COMPILED = "declared", "compiled"
-"""Keys by which it is told that a rank's declaration (`-RANK` follows), and the plan, is there."""
-
-
-def main(name: str, side: Side, rank: int, port: int, folder: str) -> None:
-    """Be one rank of a case; a file `SIDE-RANK.error` tells what went wrong."""
+def main(name: str, case: Case, side: Side, rank: int, port: int, folder: Path) -> None:
+    """Be one rank of a case, which meets the others at a prefix of the store."""
     torch.set_num_threads(1)
     work: Callable[[Case, int, Store, Path], None] = send if side is Side.SENDER else receive
-    try:
-        work(CASES[name], rank, PrefixStore(name, TCPStore("127.0.0.1", port)), Path(folder))
-    except Exception:
-        Path(folder, f"{side}-{rank}.error").write_text(traceback.format_exc(), encoding="utf-8")
-        # Who waits for this rank goes on, and finds the file.
-        PrefixStore(name, TCPStore("127.0.0.1", port)).set(f"{DECLARED}-{rank}", "no")
+    store = PrefixStore(name, TCPStore("127.0.0.1", port))
+    with errors_told(store, side, rank, folder):
+        work(case, rank, store, folder)
 
 
 def send(case: Case, rank: int, store: Store, folder: Path) -> None:
@@ -62,37 +59,24 @@ def send(case: Case, rank: int, store: Store, folder: Path) -> None:
     parallel(case)
     models = build(case)
     chunks = wrapped(case, models)
-    version(case, models, 1, folder)
+    version(case, models, folder, VERSIONS[0])
     whole = codec.load(folder / "whole.json", Manifest).value
     declared = megatron_declaration(chunks, whole, rank=rank, world_size=size, axes=parallel_axes())
     live = megatron_tensors(chunks)
     held = {record.name: live[record.name].tensor for record in declared.buffers}
     torch.save(held, folder / f"{rank}.pt")
-    (folder / f"{rank}.json").write_bytes(codec.dump(fold(declared)))
-    store.set(f"{DECLARED}-{rank}", "yes")
+    tell_declared(declared, store, rank, folder)
     if case.receivers:
         store.wait([COMPILED])
         end = connect_gloo(store, case.world, Side.SENDER, rank, 60.0)
-        publish(case, models, end, live, folder)
+        publish_versions(folder, live, end, rank, partial(version, case, models, folder))
     dist.destroy_process_group()
 
 
-def version(case: Case, chunks: list[nn.Module], number: int, folder: Path) -> None:
+def version(case: Case, chunks: list[nn.Module], folder: Path, number: int) -> None:
     """Load the weights of a version, in place."""
     weights: Weights = torch.load(folder / f"{number}-weights.pt")
     load(case, chunks, whole_tensors(case, weights))
-
-
-def publish(
-    case: Case, models: list[nn.Module], end: GlooTransport, live: Live, folder: Path
-) -> None:
-    """Send every version, as a trainer does after each step."""
-    plan = codec.load(folder / "plan.json", TransferPlan).value
-    manifest = codec.load(folder / "sender.json", Manifest).value
-    session = Sender.bind(plan, manifest, live, end, dist.get_rank())
-    for number in VERSIONS:
-        version(case, models, number, folder)
-        session.publish(number)
 
 
 def receive(case: Case, rank: int, store: Store, folder: Path) -> None:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from tests.sglang import kernels
 from tests.sglang.configs import write_config
 from tests.sglang.forward import Captured, forward_pass, replace_attention
-from tests.sglang.load import load_model, read_tensors
+from tests.sglang.load import loaded_model, read_tensors
 from tests.sglang.replay import bits
 from tranship.runtime.frameworks.sglang.boot import (
     CPU,
@@ -134,8 +134,8 @@ class Engine:
         """Build a model, and load a checkpoint with the engine's own code."""
         tensors = read_tensors(checkpoint)
         if self.device == CPU:
-            return load_model(self.model_config, tensors)
-        model = load_model(self.model_config, {n: t.cuda() for n, t in tensors.items()}, CUDA)
+            return loaded_model(self.model_config, tensors)
+        model = loaded_model(self.model_config, {n: t.cuda() for n, t in tensors.items()}, CUDA)
         loader = importlib.import_module("sglang.srt.model_loader.loader")
         loader.DefaultModelLoader.postprocess_weights(model, torch.device(CUDA))
         return model
@@ -154,8 +154,10 @@ class Engine:
         if step.packed:
             self.model.model.layers[0].self_attn.o_proj.weight_scale_inv.format_ue8m0 = True
         report = Report()
+        mode = torch.inference_mode() if self.job.inference_mode else torch.no_grad()
         try:
-            self._session(step)
+            with mode:
+                self._session(step)
         except Exception as error:
             report.error = f"{type(error).__name__}: {error}"
         now = self._held()
@@ -251,8 +253,7 @@ def be(job: Job, output: Path) -> None:
         engine = Engine(job, folder)
         ready(output.parent, job.rank).touch()
         for step in job.steps:
-            with torch.inference_mode() if job.inference_mode else torch.no_grad():
-                reports.steps.append(engine.run(step))
+            reports.steps.append(engine.run(step))
     except Exception:
         reports.raised = traceback.format_exc()
     output.write_text(reports.model_dump_json(), encoding="utf-8")
@@ -263,26 +264,36 @@ def managers(name: str) -> Any:
     return importlib.import_module(f"sglang.srt.managers.{name}")
 
 
-def main(path: str) -> None:
-    """Be the only rank, or fork every rank and wait for all."""
-    scenario = Scenario.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    first, *others = scenario.jobs
-    folder = scenario.output / "architecture"
-    folder.mkdir()
-    write_config(first.config, folder)
-    if device_of(first.arguments) == CUDA:
+def prepare_updates(folder: Path, device: str = CPU) -> None:
+    """Import what all ranks use, for the architecture of a config.json."""
+    if device == CUDA:
         kernels.install()
-    prepare(architecture_of(folder), device_of(first.arguments))
+    prepare(architecture_of(folder), device)
     managers("scheduler_components.weight_updater")
     importlib.import_module("sglang.srt.model_executor.model_runner_components.weight_updater")
     torch.set_num_threads(1)
-    if not others:
-        be(first, scenario.output / "0.json")
-        return
-    run_forks(
+
+
+def be_all(scenario: Scenario) -> None:
+    """Be the only rank, or fork every rank and wait for all."""
+    todo = [
         partial(be, job, scenario.output / f"{number}.json")
         for number, job in enumerate(scenario.jobs)
-    )
+    ]
+    if len(todo) == 1:
+        todo[0]()
+    else:
+        run_forks(todo, len(todo))
+
+
+def main(path: str) -> None:
+    """Run a scenario."""
+    scenario = Scenario.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    folder = scenario.output / "architecture"
+    folder.mkdir()
+    write_config(scenario.jobs[0].config, folder)
+    prepare_updates(folder, device_of(scenario.jobs[0].arguments))
+    be_all(scenario)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     importlib.import_module("safetensors.torch").save_file(tensors, path)
 
 
-def load_model(model_config: Any, checkpoint: dict[str, torch.Tensor], device: str = "cpu") -> Any:
+def loaded_model(
+    model_config: Any, checkpoint: dict[str, torch.Tensor], device: str = "cpu"
+) -> Any:
     """Build the booted rank's model, and let its own `load_weights` load a checkpoint.
 
     What SGLang itself has set, and no checkpoint has, stays as it is.
@@ -40,7 +42,7 @@ def load_model(model_config: Any, checkpoint: dict[str, torch.Tensor], device: s
 
 def load_rank(model_config: Any, checkpoint: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return every tensor of the booted rank, under all its names, after its own `load_weights`."""
-    held = live_tensors(load_model(model_config, checkpoint))
+    held = live_tensors(loaded_model(model_config, checkpoint))
     return {n: h.tensor.clone(memory_format=torch.contiguous_format) for n, h in held.items()}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.cli.golden import assert_golden
 from tests.models.configs import CONFIGS, FP8
+from tests.runtime.trainings import merged, verified_plan
 from tests.sglang.architectures import ARCHITECTURES, Config, Sources
 from tests.sglang.configs import random_values, write_config
 from tests.sglang.load import read_tensors, write_tensors
@@ -21,34 +22,33 @@ from tests.sglang.ranks import Job, Jobs
 from tests.sglang.replay import bits
 from tests.sglang.test_trace import pytestmark, run
 from tests.sglang.test_transfer import blank
-from tranship.compiler.pipeline import compile_transfer
-from tranship.compiler.verify import digests_of, verify
 from tranship.models.produce import Request, produce
 from tranship.runtime.execute import simulate
 from tranship.runtime.frameworks.checkpoint import checkpoint_declaration
 from tranship.runtime.frameworks.tracing.config import block_of, method_of
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.runtime.frameworks.tracing.sources import on_meta
-from tranship.schema.check import check_manifest
-from tranship.schema.codec import dump, load
+from tranship.schema.codec import dump
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
 from tranship.schema.manifest import Manifest
-from tranship.schema.merge import merge
-from tranship.schema.transfer import Options
 
 __all__ = ["pytestmark"]
 
-DENSE = ((True, 1, 1), (True, 2, 1), (True, 4, 1), (False, 2, 1))
-EXPERTS = ((True, 1, 1), (True, 2, 1), (True, 4, 2), (False, 2, 2))
-PLAIN = ((False, 1, 1), (False, 2, 1), (False, 4, 1))
+RANKS = ((1, 1), (2, 1), (4, 1))
+GROUPS = (*RANKS, (2, 2), (4, 2))
+
+PLAIN = tuple((False, *ranks) for ranks in RANKS)
+DENSE = (*((True, *ranks) for ranks in RANKS), *PLAIN)
+EXPERTS_PLAIN = tuple((False, *ranks) for ranks in GROUPS)
+EXPERTS = (*((True, *ranks) for ranks in GROUPS), *EXPERTS_PLAIN)
 
 MATRIX = {
     "qwen3": DENSE,
     "qwen3_moe": EXPERTS,
     "glm4_moe": EXPERTS,
     "deepseek_v3": EXPERTS,
-    "llama": ((False, 1, 1), (False, 2, 1), (False, 4, 1)),
+    "llama": PLAIN,
     "gemma3": DENSE,
     "mixtral": EXPERTS,
     "olmoe": EXPERTS,
@@ -56,7 +56,7 @@ MATRIX = {
     "deepseek_v32": EXPERTS,
     "glm_moe_dsa": EXPERTS,
     "gpt_oss": PLAIN,
-    "qwen3_5_moe": ((False, 1, 1), (False, 2, 1), (False, 4, 2)),
+    "qwen3_5_moe": EXPERTS_PLAIN,
 }
 """FP8 or not, ranks, and groups of experts.
 
@@ -135,11 +135,7 @@ def delivered(
     sender: Manifest, receiver: Manifest, checkpoint: dict[str, Tensor]
 ) -> dict[int, dict[str, Tensor]]:
     """Compile, verify and carry out the transfer of a checkpoint; return what receivers hold."""
-    assert check_manifest(sender, None) == check_manifest(receiver, None) == ()
-    options = Options()
-    plan = compile_transfer(sender, receiver, options=options)
-    digests = digests_of(sender, receiver, None, None, options)
-    assert verify(plan, sender, receiver, digests=digests, options=options) == ()
+    plan = verified_plan(sender, receiver)
     held: dict[int, dict[str, Tensor]] = {rank: {} for rank in range(receiver.world_size)}
     for record in expand(receiver).buffers:
         if record.role.kind in ("transfer", "derived"):
@@ -173,8 +169,7 @@ def test_every_engine_gets_what_its_own_code_loads(tmp_path: Path, name: str) ->
     done = run("-m", "tests.sglang.ranks", jobs)
     assert done.returncode == 0, done.stderr
     for case in engines:
-        files = [case.folder / f"{rank}.json" for rank in range(case.tp)]
-        receiver = merge([(file.name, load(file, Manifest).value) for file in files])
+        receiver = merged(case.folder, case.tp)
         assert_golden(f"sglang/{case.title}.json", dump(receiver).decode())
         declared = checkpoint_declaration(
             case.sources(), method=method_of(case.folder), block=block_of(case.folder)

@@ -16,7 +16,8 @@ from torch.distributed import (
 from torch.distributed.distributed_c10d import PrefixStore
 
 from tests.sglang.engine_ranks import Job, Report, ready
-from tests.sglang.test_loader import VERSIONS, begin, reports, step, update
+from tests.sglang.orders import step, update
+from tests.sglang.test_loader import VERSIONS, begin, reports
 from tests.sglang.test_trace import pytestmark as needs_sglang
 from tests.sglang.transfers import EngineTransfer, cuda_transfer
 from tranship.runtime.frameworks.sglang.control import Close

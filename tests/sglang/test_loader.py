@@ -6,7 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,12 @@ from torch.distributed.distributed_c10d import PrefixStore
 from tests.models.configs import FP8
 from tests.runtime.gloo_ranks import Dying
 from tests.sglang.architectures import ARCHITECTURES
-from tests.sglang.engine_ranks import Job, Report, Reports, Scenario, Step
+from tests.sglang.engine_ranks import Job, Report, Scenario, Step
+from tests.sglang.orders import read_reports, step, update
 from tests.sglang.test_trace import FOLDER, finding_tests, pytestmark
 from tests.sglang.transfers import EngineTransfer, engine_transfer, traced_transfer
 from tranship.runtime.errors import DistributedError
-from tranship.runtime.frameworks.sglang.control import Bind, Close, Update, serialized
+from tranship.runtime.frameworks.sglang.control import Bind, Close
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Sender
 from tranship.runtime.transports.gloo import connect_gloo
@@ -42,14 +43,6 @@ def store() -> TCPStore:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-def step(order: Bind | Update | Close, **more: object) -> Step:
-    return Step.model_validate({"payload": serialized(order, 1)[0], **more})
-
-
-def update(version: int, expect: Path | None = None) -> Step:
-    return step(Update(action="update", version=version), expect=expect)
-
-
 def begin(folder: Path, jobs: Sequence[Job]) -> subprocess.Popen[bytes]:
     """Start ranks; what they write lies in `folder` once they are done."""
     folder.mkdir()
@@ -63,13 +56,10 @@ def begin(folder: Path, jobs: Sequence[Job]) -> subprocess.Popen[bytes]:
 
 def reports(
     process: subprocess.Popen[bytes], folder: Path, count: int, limit: float = LIMIT
-) -> Iterator[list[Report]]:
+) -> list[list[Report]]:
     """Wait for the ranks, and return what each reported."""
     process.wait(limit)
-    for number in range(count):
-        found = Reports.model_validate_json((folder / f"{number}.json").read_text())
-        assert not found.raised, found.raised
-        yield found.steps
+    return read_reports(folder, count)
 
 
 def bound(
@@ -105,7 +95,7 @@ def delivered(
     for version in VERSIONS:
         transfer.train(version)
         sender.publish(version)
-    return list(reports(process, folder, 2))
+    return reports(process, folder, 2)
 
 
 def check_delivered(found: list[list[Report]]) -> None:
@@ -245,7 +235,7 @@ def test_engines_that_change_their_weights_are_refused(tmp_path: Path, store: TC
         for changes, given, packed, _ in UNFIT
     ]
     process = begin(tmp_path / "ranks", jobs)
-    found = list(reports(process, tmp_path / "ranks", len(jobs)))
+    found = reports(process, tmp_path / "ranks", len(jobs))
     for (report,), (*_, reason) in zip(found, UNFIT, strict=True):
         assert report.error.startswith("DiagnosticError: receiver rank 0: TS871: ")
         assert reason in report.error

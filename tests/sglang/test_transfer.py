@@ -7,17 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.properties.dense import quantize
-from tests.sglang.configs import BLOCK, CONFIGS, checkpoint_tensors
+from tests.runtime.trainings import verified_plan
+from tests.sglang.configs import CONFIGS, checkpoint_sources, checkpoint_tensors
 from tests.sglang.load import read_tensors, write_tensors
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.sglang.test_trace import BOTH_SCRIPTS, pytestmark, run
-from tranship.compiler.pipeline import compile_transfer
-from tranship.compiler.verify import digests_of, verify
+from tests.sglang.transfers import quantized
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.execute import simulate
 from tranship.runtime.frameworks.tracing.scales import SCALE_SUFFIX
-from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
@@ -31,8 +29,6 @@ from tranship.schema.records import (
     TensorRecord,
     contiguous_strides,
 )
-from tranship.schema.testing import Encoding
-from tranship.schema.transfer import Options
 
 __all__ = ["pytestmark"]
 
@@ -47,18 +43,6 @@ def trained_weights(name: str) -> Checkpoint:
         for key, like in checkpoint_tensors(CONFIGS[name]).items()
         if not key.endswith(SCALE_SUFFIX)
     }
-
-
-def quantized(name: str, weights: Checkpoint) -> Checkpoint:
-    """Return the checkpoint that the engine would be given: linears in FP8 with their scales."""
-    result: Checkpoint = {}
-    for key, like in checkpoint_tensors(CONFIGS[name]).items():
-        if like.dtype == torch.float8_e4m3fn:
-            encoding = Encoding(DType.F8E4M3FN, BLOCK)
-            result[key], result[key + SCALE_SUFFIX] = quantize(weights[key], encoding, "divide")
-        elif not key.endswith(SCALE_SUFFIX):
-            result[key] = weights[key]
-    return result
 
 
 def sender(weights: Checkpoint, ranks: int) -> tuple[Manifest, dict[int, Checkpoint]]:
@@ -124,13 +108,11 @@ def test_the_plan_delivers_what_sglang_loads(
     tmp_path: Path, name: str, fsdp: int, tp: int, ep: int
 ) -> None:
     weights = trained_weights(name)
-    theirs, loaded = engine(tmp_path, name, tp, ep, quantized(name, weights))
+    theirs, loaded = engine(
+        tmp_path, name, tp, ep, quantized(weights, checkpoint_sources(CONFIGS[name]))
+    )
     ours, held = sender(weights, fsdp)
-    assert check_manifest(ours, None) == check_manifest(theirs, None) == ()
-    options = Options()
-    plan = compile_transfer(ours, theirs, options=options)
-    named = digests_of(ours, theirs, None, None, options)
-    assert verify(plan, ours, theirs, digests=named, options=options) == ()
+    plan = verified_plan(ours, theirs)
     records = [b for b in expand(theirs).buffers if b.role.kind == "transfer"]
     received: dict[int, Checkpoint] = {rank: {} for rank in range(tp)}
     for record in records:

@@ -57,6 +57,37 @@ def random_weights(sources: Sources, version: int) -> dict[str, Tensor]:
     return found
 
 
+def quantized(weights: Mapping[str, Tensor], sources: Sources) -> dict[str, Tensor]:
+    """Return the checkpoint that an engine would be given of a trainer's weights."""
+    found: dict[str, Tensor] = {}
+    for name, (dtype, _) in sources.items():
+        if dtype is DType.F8E4M3FN:
+            encoding = Encoding(DType.F8E4M3FN, BLOCK)
+            found[name], found[name + SCALE_SUFFIX] = quantize(weights[name], encoding, "divide")
+        elif not name.endswith(SCALE_SUFFIX):
+            found[name] = weights[name].to(torch_dtype(dtype))
+    return found
+
+
+def bind_order(
+    plan: Path,
+    manifest: Path,
+    name: str,
+    port: int,
+    timeout: float,
+    transport: TransportName = "gloo",
+) -> Bind:
+    """Order to bind to committed files, at a meeting of this name."""
+    host = "127.0.0.1"
+    return Bind(
+        action="bind",
+        plan=committed_file(plan, TransferPlan),
+        manifest=committed_file(manifest, Manifest),
+        meeting=Meeting(host=host, port=port, name=name, transport=transport, timeout=timeout),
+        first_rank=0,
+    )
+
+
 @dataclass(frozen=True)
 class EngineTransfer:
     """A trainer of one rank, the ranks of an engine, and the committed files between them."""
@@ -77,28 +108,16 @@ class EngineTransfer:
 
     def checkpoint(self, version: int) -> Path:
         """Write the checkpoint of a version as the engine would be given it, quantized."""
-        path, found = self.folder / f"{version}.safetensors", random_weights(self.sources, version)
-        for name, (dtype, _) in self.sources.items():
-            if dtype is DType.F8E4M3FN:
-                encoding = Encoding(DType.F8E4M3FN, BLOCK)
-                codes, scales = quantize(found[name], encoding, "divide")
-                found[name], found[name + SCALE_SUFFIX] = codes, scales
-        write_tensors(found, path)
+        path = self.folder / f"{version}.safetensors"
+        write_tensors(quantized(random_weights(self.sources, version), self.sources), path)
         return path
 
     def bind(
         self, name: str, port: int, timeout: float = 60.0, transport: TransportName = "gloo"
     ) -> Bind:
         """Order to bind, at a meeting of this name."""
-        return Bind(
-            action="bind",
-            plan=committed_file(self.folder / "plan.json", TransferPlan),
-            manifest=committed_file(self.folder / "engine.json", Manifest),
-            meeting=Meeting(
-                host="127.0.0.1", port=port, name=name, transport=transport, timeout=timeout
-            ),
-            first_rank=0,
-        )
+        plan, manifest = self.folder / "plan.json", self.folder / "engine.json"
+        return bind_order(plan, manifest, name, port, timeout, transport)
 
 
 def engine_transfer(

@@ -1,6 +1,7 @@
 """How an engine recomputes what it derives from its weights: the recipes of a plan."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,28 +9,73 @@ from torch import Tensor, nn
 
 from tranship.runtime.execute import Recipe
 from tranship.runtime.live import held_tensors, submodules
+from tranship.schema.manifest import Kind
 
 POST_LOAD = "post_load_weights"
 """What SGLang calls the method by which a model recomputes what it derives from weights."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor that a module has as a plain attribute."""
+
+    owner: nn.Module
+    key: str
+    tensor: Tensor
+
+    def put_back(self) -> None:
+        """Give the tensor the value of the one that has taken its place, and its place."""
+        held: object = getattr(self.owner, self.key)
+        if held is self.tensor or not isinstance(held, Tensor):
+            return
+        # Another shape or dtype is told by the session, as any tensor that was replaced.
+        if (held.shape, held.dtype) == (self.tensor.shape, self.tensor.dtype):
+            self.tensor.copy_(held)
+            setattr(self.owner, self.key, self.tensor)
+
+
 class PostLoad:
-    """Recomputes what a model derives from its weights, once in a step, whoever asks first."""
+    """Recomputes what a model derives from its weights, once in a step, whoever asks first.
+
+    Where SGLang makes a new tensor of it (`w_scale` of latent attention in FP8, but not on CUDA:
+    models/deepseek_common/deepseek_weight_loader.py), the tensor that was bound is kept.
+    """
 
     def __init__(self, model: Any) -> None:
         self._call = getattr(model, POST_LOAD, None)
         self._done = False
+        self._places = _attributes(model)
+        self._derived: set[int] = set()
 
     def begin(self) -> None:
         """Begin a step."""
         self._done = False
 
-    def __call__(self, *_: Tensor) -> None:
+    def __call__(self, buffer: Tensor | None = None, *_: Tensor) -> None:
         """Recompute everything, in place; as a recipe it is called for each derived buffer."""
         if not self._done and self._call is not None:
             # Before the call: what has failed once in a step is not tried again.
             self._done = True
             self._call()
+            self._put_back(self._derived)
+        if buffer is not None:
+            self._derived.add(buffer.data_ptr())
+            self._put_back([buffer.data_ptr()])
+
+    def _put_back(self, addresses: Iterable[int]) -> None:
+        for address in addresses:
+            for place in self._places.get(address, ()):
+                place.put_back()
+
+
+def _attributes(model: nn.Module) -> Mapping[int, Sequence[Place]]:
+    """Return where the model has plain tensors, by their addresses."""
+    found: defaultdict[int, list[Place]] = defaultdict(list)
+    for _, owner in submodules(model):
+        for kind, key, tensor in held_tensors(owner):
+            if kind is Kind.ATTRIBUTE:
+                found[tensor.data_ptr()].append(Place(owner, key, tensor))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
