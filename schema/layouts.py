@@ -17,6 +17,9 @@ from tranship.schema.records import Ints
 ROW_MAJOR = "row_major"
 """The layout in which every element lies where shape and strides put it."""
 
+POST_PROCESSED = "engine_post_processed"
+"""The layout of what an engine makes anew of the values that it has loaded."""
+
 PACKED_SCALES = "deepgemm_mn_major_ue8m0"
 """Scales as DeepGEMM reads them on Blackwell, and as SGLang 0.5.23 makes them (fp8_utils.py)."""
 
@@ -45,6 +48,11 @@ _ALL = (
         PACKED_SCALES,
         True,
         "DeepGEMM scales: four exponent bytes in an int32, one per row, columns first",
+    ),
+    Layout(
+        POST_PROCESSED,
+        False,
+        "what the engine's own post-processing puts in the place of what was loaded",
     ),
     Layout(
         "cutlass_w31",

@@ -14,6 +14,7 @@ from torch import nn
 
 from tranship.runtime.live import submodules
 from tranship.schema.diagnostics import Diagnostic, Location
+from tranship.schema.layouts import POST_PROCESSED
 
 _UNTOUCHED = frozenset(
     {
@@ -38,6 +39,16 @@ def find_unfit(model: nn.Module, where: Location) -> tuple[Diagnostic, ...]:
         if reason is not None:
             found[reason].append(".".join(path))
     return tuple(_unfit(reason, names, where) for reason, names in found.items())
+
+
+def find_layouts(model: nn.Module) -> dict[str, str]:
+    """Return the layouts of parameters that do not stay as they were loaded, by name."""
+    return {
+        ".".join((*path, name)): POST_PROCESSED
+        for path, module in submodules(model)
+        if _reason(module) is not None
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def _unfit(reason: str, names: list[str], where: Location) -> Diagnostic:

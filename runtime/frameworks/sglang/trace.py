@@ -15,6 +15,7 @@ from tranship.runtime.frameworks.sglang.boot import (
     device_of,
     prepare,
 )
+from tranship.runtime.frameworks.sglang.layers import find_layouts
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
 from tranship.runtime.frameworks.tracing.ranks import Code, main
@@ -63,6 +64,7 @@ SGLANG = Code(
     options=_options,
     constants=UNTOUCHED,
     derives="post_load_weights",
+    layouts=find_layouts,
     forks=_forks,
 )
 

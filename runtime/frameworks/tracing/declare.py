@@ -15,6 +15,7 @@ from tranship.runtime.frameworks.tracing.tracer import Filling, Trace, Write, al
 from tranship.runtime.live import LiveTensor
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, report_first
 from tranship.schema.dtypes import CODE_DTYPES
+from tranship.schema.layouts import ROW_MAJOR
 from tranship.schema.manifest import Axis, Framework, Part, Side
 from tranship.schema.nearest import nearest
 from tranship.schema.records import (
@@ -35,6 +36,9 @@ CONSTANTS: Mapping[str, str] = {
 }
 """Why no update changes a buffer, by the last part of its name."""
 
+POST_PROCESSING = "process_weights_after_loading"
+"""What engines call the method of a layer that puts other tensors in place of those it loaded."""
+
 Checkpoint = Mapping[str, torch.Tensor]
 
 
@@ -43,7 +47,8 @@ class Engine:
     """Whose declaration it is: a rank of a framework's world.
 
     `method` names the quantization, and `block` are the rows and columns that share a scale;
-    `constants` are reasons as `CONSTANTS`; `derived` are the roles of what is made after loading.
+    `constants` are reasons as `CONSTANTS`; `derived` are the roles of what is made after loading;
+    `layouts` are those that buffers have then, by name.
     """
 
     framework: Framework
@@ -54,6 +59,7 @@ class Engine:
     block: Ints | None = None
     constants: Mapping[str, str] = field(default_factory=lambda: CONSTANTS)
     derived: Mapping[str, RoleRecord] = field(default_factory=dict[str, RoleRecord])
+    layouts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ def declare(
             shape=tuple(held.tensor.shape),
             strides=held.tensor.stride(),
             kind=held.kind,
+            layout=engine.layouts.get(name, ROW_MAJOR),
             role=_role(loaded, name, originals[name]),
             encoding=encodings.get(name, EncodingRecord()),
             pieces=loaded.pieces.get(name, ()),
@@ -187,10 +194,20 @@ def _role(loaded: _Loaded, name: str, original: str) -> RoleRecord:
     filled = any(filling.buffer == name for filling in loaded.trace.fillings)
     if filled or name in loaded.pieces:
         return RoleRecord()
+    if inputs := _loaded_beside(loaded, name):
+        return RoleRecord(kind="derived", recipe=POST_PROCESSING, inputs=inputs)
     reason = loaded.engine.constants.get(name.rpartition(".")[2])
     if reason is None:
         loaded.report("TS850", f"nothing writes {name}", _unread(loaded, name))
     return RoleRecord(kind="constant", reason=reason or "")
+
+
+def _loaded_beside(loaded: _Loaded, name: str) -> tuple[str, ...]:
+    """Return what a module has loaded, of which the engine then makes its tensor `name`."""
+    if name not in loaded.engine.layouts:
+        return ()
+    module = name.rpartition(".")[0]
+    return tuple(sorted(each for each in loaded.pieces if each.rpartition(".")[0] == module))
 
 
 def _unread(loaded: _Loaded, name: str) -> str | None:

@@ -57,6 +57,7 @@ class Code:
             checkpoint has values for them they are not declared.
         derives: the method of a model, if it has one, that makes other tensors of those that were
             loaded.
+        layouts: returns the layouts, by name, of tensors that do not stay as they were loaded.
         forks: whether ranks can be forked from a process that is prepared.
     """
 
@@ -70,6 +71,7 @@ class Code:
     constants: Mapping[str, str] = field(default_factory=lambda: CONSTANTS)
     passing: frozenset[str] = frozenset()
     derives: str = ""
+    layouts: Callable[[Any], Mapping[str, str]] = lambda model: {}
     forks: Callable[[TraceRequest], bool] = lambda request: True
 
 
@@ -114,6 +116,7 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
         block=block_of(request.folder),
         constants=code.constants,
         derived=derived,
+        layouts=code.layouts(model),
     )
     written = {write.buffer for write in trace.writes}
     return declare(engine, lasting_tensors(model, code.passing, written), trace, checkpoint)
