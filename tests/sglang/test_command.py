@@ -14,7 +14,7 @@ from tests.sglang.load import write_tensors
 from tests.sglang.test_trace import pytestmark
 from tranship.models.produce import Request, produce
 from tranship.runtime.dtypes import torch_dtype
-from tranship.schema.codec import load
+from tranship.schema.codec import dump, load
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest
 
@@ -85,6 +85,24 @@ def test_a_folder_of_safetensors_names_the_tensors(tmp_path: Path) -> None:
         done = trace("-c", tmp_path, *arguments, "-o", output)
         assert done.returncode == 0, done.stderr
     assert by_files.read_bytes() == by_data.read_bytes()
+
+
+def test_a_manifest_that_names_the_tensors_must_be_right_and_of_one_rank(tmp_path: Path) -> None:
+    config, file = write_config(tmp_path, "qwen3"), tmp_path / "checkpoint.json"
+    asked = ("-c", config, "--sources", file, "-o", tmp_path / "engine.json")
+    fields = json.loads(dump(produce(Request("qwen3", config, "checkpoint", {}))))
+    file.write_text(json.dumps(fields))
+    assert trace(*asked).returncode == 0
+    (tmp_path / "engine.json").unlink()
+    fields["buffers"][0]["shape"][0] = "nothing + 1"
+    file.write_text(json.dumps(fields))
+    damaged = trace(*asked)
+    assert (damaged.returncode, "error[TS1" in damaged.stderr) == (1, True), damaged.stderr
+    options = {"shard_size": "4"}
+    file.write_bytes(dump(produce(Request("qwen3", config, "fsdp", options))))
+    split = trace(*asked)
+    assert (split.returncode, "TS857" in split.stderr) == (1, True), split.stderr
+    assert not (tmp_path / "engine.json").exists()
 
 
 @pytest.mark.parametrize(
