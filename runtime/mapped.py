@@ -25,7 +25,7 @@ from tranship.runtime.kernels.mapped import (
 from tranship.runtime.lending import Lender, Loan, borrow
 from tranship.runtime.messages import ALL_ROUNDS, Delivery, Finding, failed
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
+from tranship.runtime.replay import Endpoint, Replay, Replayer, derive, misrepeated
 from tranship.runtime.step import conclude_binding, rehearse
 from tranship.runtime.streams import finish, on_device
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
@@ -33,7 +33,7 @@ from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
 
 
-class MappedSender:
+class MappedSender(Replayer):
     """Lends its memory once; in a step packs a sample for comparison."""
 
     def __init__(self, end: Endpoint, transport: CudaIpcTransport) -> None:
@@ -76,9 +76,6 @@ class MappedSender:
             here = torch.cuda.current_stream(self._device)
             self._done.attempt("enqueue", self._finished.record, here)
 
-    def close(self) -> None:
-        """Do nothing: receivers unmap what they have mapped."""
-
     def run(self, version: int) -> Replay:
         """Wait for the sample, while the receivers read.
 
@@ -98,7 +95,7 @@ class MappedSender:
         return done
 
 
-class MappedReceiver:
+class MappedReceiver(Replayer):
     """Maps the senders' memory once; in a step waits for their events, and writes its buffers."""
 
     def __init__(self, end: Endpoint, transport: CudaIpcTransport) -> None:
@@ -146,9 +143,6 @@ class MappedReceiver:
         """Look at whether memory is still what was bound."""
         del version
         return find_moved(self._end.bound)
-
-    def begin(self) -> None:
-        """Do nothing."""
 
     def close(self) -> None:
         """Unmap the senders' memory."""

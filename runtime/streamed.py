@@ -8,7 +8,7 @@ from tranship.runtime.halves import Half
 from tranship.runtime.lending import Loan, borrow
 from tranship.runtime.messages import Finding, told
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
+from tranship.runtime.replay import Endpoint, Replay, Replayer, derive, misrepeated
 from tranship.runtime.step import conclude_binding
 from tranship.runtime.streams import finish, on_device, over
 from tranship.runtime.transports.protocol import MessageTransport, Neighbor, Parcel, TransportError
@@ -16,7 +16,7 @@ from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
 
 
-class StreamReplayer:
+class StreamReplayer(Replayer):
     """Replays all rounds with kernels: while one is exchanged, others are packed or unpacked.
 
     A round may use its slot when the rounds that it comes `after` are done there. The exchange has
