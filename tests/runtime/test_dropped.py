@@ -57,7 +57,8 @@ def test_sessions_that_are_dropped_after_a_refused_step_leave_nothing(
     refused()
     before = held()
     refused()
-    assert held() == before
+    # What earlier tests have left may go meanwhile.
+    assert all(now <= then for now, then in zip(held(), before, strict=True))
 
 
 def test_a_with_block_closes_a_session_and_later_steps_are_refused_everywhere() -> None:

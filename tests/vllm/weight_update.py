@@ -160,8 +160,7 @@ def refuse(folder: Path) -> None:
     report["packed"] = refused(engine, info)
     del model.lm_head.cpu_linear
     kernels: Any = model.model.layers[1].self_attn.attn.impl
-    kind: Any = type(kernels)
-    kernels.__class__ = keeping_sinks(kind)
+    kind = keep_sinks(kernels)
     report["sinks"] = refused(engine, info)
     kernels.__class__ = kind
     model.process_weights_after_loading = model.eval  # some models have such a method
@@ -172,16 +171,21 @@ def refuse(folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(report))
 
 
-def keeping_sinks(kernels: Any) -> Any:
-    """Return kernels of attention that keep a copy of the sinks, as FlashInfer's and b12x's do."""
+def keep_sinks(kernels: Any) -> Any:
+    """Let kernels of attention keep a copy of the sinks, as FlashInfer's and b12x's do.
 
-    class Copying(kernels):
+    Returns their class as it was.
+    """
+    kind: Any = kernels.__class__
+
+    class Copying(kind):
         _sinks_source = torch.zeros(2)
 
         def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
             self.sinks = self._sinks_source.to(act_dtype)
 
-    return Copying
+    kernels.__class__ = Copying
+    return kind
 
 
 def choose_kernels_that_keep(model: Any) -> None:
