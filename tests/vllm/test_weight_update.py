@@ -44,7 +44,7 @@ def test_init_info_that_makes_no_sense_is_refused(reports: list[Any]) -> None:
 def test_what_is_wrong_here_is_told_before_others_wait(reports: list[Any]) -> None:
     plain, _ = reports
     assert "TS811" in plain["other manifest"]
-    assert "TS812" in plain["other rank"]
+    assert "receiver rank 5: TS812" in plain["other rank"]
     assert plain["nobody serves"].startswith("meeting 'first' at 127.0.0.1:1 failed: ")
 
 

@@ -44,6 +44,8 @@ class InitInfo(_base.WeightTransferInitInfo):
             trainer meets, too. Engines that are initialized again need another one.
         transport: one of `TRANSPORTS`.
         timeout: how long a rank may keep the others waiting, in seconds.
+        first_rank: the receiver rank of this engine's first worker: a plan may be of several
+            engines, and each of them numbers its workers from 0.
     """
 
     plan: str
@@ -53,6 +55,7 @@ class InitInfo(_base.WeightTransferInitInfo):
     name: str
     transport: str = "nccl"
     timeout: float = 300.0
+    first_rank: int = 0
 
 
 @dataclass
@@ -84,7 +87,7 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
             TransportError: the store cannot be reached, or not all ranks came in time.
         """
         self.shutdown()
-        rank = self._rank()
+        rank = init_info.first_rank + self._rank()
         if findings := list(self._unfit(init_info, rank)):
             raise DiagnosticError(findings)
         plan = load(init_info.plan, TransferPlan).value
