@@ -1,14 +1,14 @@
 """Steps of a sender whose messages the receiver on its GPU packs and sends."""
 
 from tranship.runtime.lending import Lender
-from tranship.runtime.replay import Endpoint, Replay
+from tranship.runtime.replay import Endpoint, Replay, Replayer
 from tranship.runtime.step import conclude_binding
 from tranship.runtime.streams import on_device
 from tranship.runtime.transports.nccl import LentTransport
 from tranship.schema.diagnostics import Diagnostic
 
 
-class LentSender:
+class LentSender(Replayer):
     """Lends its memory to its neighbor once; in a step it is sure to be where it was."""
 
     def __init__(self, end: Endpoint, transport: LentTransport) -> None:
@@ -24,9 +24,6 @@ class LentSender:
         del version
         return self._lender.prepare()
 
-    def begin(self) -> None:
-        """Do nothing."""
-
     def run(self, version: int) -> Replay:
         """Look at whether memory is still what was bound, while the neighbor reads it."""
         del version
@@ -34,6 +31,3 @@ class LentSender:
         with done.timed("check"):
             done.findings += self._lender.check()
         return done
-
-    def close(self) -> None:
-        """Do nothing: the neighbor unmaps what it has mapped."""

@@ -25,15 +25,15 @@ from tranship.runtime.kernels.mapped import (
 from tranship.runtime.lending import Lender, Loan, borrow
 from tranship.runtime.messages import ALL_ROUNDS, Delivery, Finding, failed
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
+from tranship.runtime.replay import Endpoint, Replay, Replayer, derive, misrepeated
 from tranship.runtime.step import conclude_binding, rehearse
-from tranship.runtime.streams import CLOSED, finish, on_device, over
+from tranship.runtime.streams import finish, on_device
 from tranship.runtime.transports.cuda_ipc import CudaIpcTransport
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
 
 
-class MappedSender:
+class MappedSender(Replayer):
     """Lends its memory once; in a step packs a sample for comparison."""
 
     def __init__(self, end: Endpoint, transport: CudaIpcTransport) -> None:
@@ -42,7 +42,6 @@ class MappedSender:
         self._samples: SampleKernels | None = None
         self._group: int | None = None
         self._done = Replay()
-        self._over = ""
         with on_device(self._device):
             self._lender = Lender(end)
             self._finished = torch.cuda.Event()
@@ -61,7 +60,7 @@ class MappedSender:
 
     def prepare(self, version: int) -> tuple[Diagnostic, ...]:
         """Record that the weights are as they are to be published."""
-        found = (*over(self._end, self._over), *self._lender.prepare())
+        found = self._lender.prepare()
         self._group = None if found else version % GROUPS
         return found
 
@@ -76,10 +75,6 @@ class MappedSender:
                 self._done.attempt("enqueue", self._samples.run, self._group)
             here = torch.cuda.current_stream(self._device)
             self._done.attempt("enqueue", self._finished.record, here)
-
-    def close(self) -> None:
-        """Publish nothing more. Receivers unmap what they have mapped."""
-        self._over = CLOSED
 
     def run(self, version: int) -> Replay:
         """Wait for the sample, while the receivers read.
@@ -100,7 +95,7 @@ class MappedSender:
         return done
 
 
-class MappedReceiver:
+class MappedReceiver(Replayer):
     """Maps the senders' memory once; in a step waits for their events, and writes its buffers."""
 
     def __init__(self, end: Endpoint, transport: CudaIpcTransport) -> None:
@@ -108,7 +103,6 @@ class MappedReceiver:
         self._senders = end.program.peers
         self._loans: list[Loan] = []
         self._kernels: DirectKernels | None = None
-        self._over = ""
         transport.meeting.stop_listening()
         findings: list[Finding] = []
         try:
@@ -148,14 +142,10 @@ class MappedReceiver:
     def prepare(self, version: int) -> tuple[Diagnostic, ...]:
         """Look at whether memory is still what was bound."""
         del version
-        return (*over(self._end, self._over), *find_moved(self._end.bound))
-
-    def begin(self) -> None:
-        """Do nothing."""
+        return find_moved(self._end.bound)
 
     def close(self) -> None:
         """Unmap the senders' memory."""
-        self._over = CLOSED
         with ExitStack() as stack:
             for loan in self._loans:
                 stack.callback(loan.close)

@@ -81,6 +81,7 @@ class Replayer(Protocol):
 
     What comes before the ranks have agreed must be of no harm if they do not: nothing of the model
     is written. `begin` and `run` do not raise: whatever goes wrong is in the result of `run`.
+    Classes that are derived from this one need no `begin` and no `close` if they do nothing there.
     """
 
     def prepare(self, version: int) -> tuple[Diagnostic, ...]:
@@ -89,7 +90,6 @@ class Replayer(Protocol):
 
     def begin(self) -> None:
         """Do what can be done while the ranks agree."""
-        ...
 
     def run(self, version: int) -> "Replay":
         """Send or receive `version`."""
@@ -97,7 +97,6 @@ class Replayer(Protocol):
 
     def close(self) -> None:
         """Give back what was taken at binding."""
-        ...
 
 
 @dataclass(slots=True)
@@ -139,7 +138,7 @@ class Replay:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-class RoundReplayer:
+class RoundReplayer(Replayer):
     """Replays round after round with plain torch, over a transport that the host waits for."""
 
     def __init__(self, end: Endpoint, transport: MessageTransport) -> None:
@@ -155,9 +154,6 @@ class RoundReplayer:
         """Look at whether memory is still what was bound."""
         del version
         return find_moved(self._end.bound)
-
-    def begin(self) -> None:
-        """Do nothing."""
 
     def close(self) -> None:
         """Disconnect."""

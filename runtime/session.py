@@ -14,8 +14,10 @@ rank has its own manifest only. `tranship verify` proves the plan for the inputs
 names, and binding refuses a plan that is not of this rank's manifest.
 """
 
+import weakref
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import Self
 
 from tranship.runtime.bind import bind, location
 from tranship.runtime.errors import StalePlanError
@@ -26,6 +28,7 @@ from tranship.runtime.program import program
 from tranship.runtime.replay import Endpoint, Replay, Replayer
 from tranship.runtime.replayers import replayer
 from tranship.runtime.step import StepStats, agree, conclude
+from tranship.runtime.streams import over
 from tranship.runtime.transports.protocol import Transport
 from tranship.schema.codec import digest, dump
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
@@ -34,10 +37,6 @@ from tranship.schema.nearest import nearest
 from tranship.schema.plan import TransferPlan
 
 Live = Mapping[str, LiveTensor]
-
-
-def _agree(end: Endpoint, own: Replayer, version: int, committed: int | None) -> None:
-    agree(end, version, committed, _prepared(end, own, version), own.begin)
 
 
 def _prepared(end: Endpoint, own: Replayer, version: int) -> tuple[Diagnostic, ...]:
@@ -57,13 +56,41 @@ def _replayed(own: Replayer, version: int) -> Replay:
         return Replay(findings=failed("the step", error))
 
 
-class Sender:
-    """A trainer rank's session. Its weights must not change while it publishes."""
+class _Session:
+    """What both sides have: a way of replaying, until it is closed.
+
+    That is by `close`, at the end of a `with` block, or once nobody has the session any more:
+    memory that stays mapped cannot be given back by the process that it is of.
+    """
 
     def __init__(self, end: Endpoint) -> None:
         self._end = end
         self._replayer = replayer(end)
         self._committed: int | None = None
+        self._closing = weakref.finalize(self, self._replayer.close)
+        # A process that ends maps nothing, and has no GPU to wait for any more.
+        self._closing.atexit = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what binding took. A later step is refused on all ranks. May be repeated."""
+        self._closing()
+
+    def _agree(self, version: int) -> None:
+        end, own, committed = self._end, self._replayer, self._committed
+        if self._closing.alive:
+            agree(end, version, committed, _prepared(end, own, version), own.begin)
+        else:
+            agree(end, version, committed, over(end, "the session is closed"))
+
+
+class Sender(_Session):
+    """A trainer rank's session. Its weights must not change while it publishes."""
 
     @classmethod
     def bind(
@@ -89,14 +116,10 @@ class Sender:
         Raises:
             DistributedError: no rank has committed; the same version may be published again.
         """
-        _agree(self._end, self._replayer, version, self._committed)
+        self._agree(version)
         stats = conclude(self._end, _replayed(self._replayer, version), version)
         self._committed = version
         return stats
-
-    def close(self) -> None:
-        """Give back what binding took; the session is of no use any more."""
-        self._replayer.close()
 
 
 class State(StrEnum):
@@ -107,13 +130,11 @@ class State(StrEnum):
     TORN = "torn"
 
 
-class Receiver:
+class Receiver(_Session):
     """An engine rank's session. It may serve only while `serving_allowed` is true."""
 
     def __init__(self, end: Endpoint) -> None:
-        self._end = end
-        self._replayer = replayer(end)
-        self._committed: int | None = None
+        super().__init__(end)
         self._state = State.EMPTY
 
     @classmethod
@@ -160,15 +181,11 @@ class Receiver:
             DistributedError: no rank has committed. Unless it was found before the first byte, the
                 state is torn, until a later update succeeds.
         """
-        _agree(self._end, self._replayer, version, self._committed)
+        self._agree(version)
         self._state = State.TORN
         stats = conclude(self._end, _replayed(self._replayer, version), version)
         self._committed, self._state = version, State.COMMITTED
         return stats
-
-    def close(self) -> None:
-        """Give back what binding took; the session is of no use any more."""
-        self._replayer.close()
 
 
 def _endpoint(

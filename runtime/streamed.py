@@ -8,15 +8,15 @@ from tranship.runtime.halves import Half
 from tranship.runtime.lending import Loan, borrow
 from tranship.runtime.messages import Finding, told
 from tranship.runtime.program import program
-from tranship.runtime.replay import Endpoint, Replay, derive, misrepeated
+from tranship.runtime.replay import Endpoint, Replay, Replayer, derive, misrepeated
 from tranship.runtime.step import conclude_binding
-from tranship.runtime.streams import CLOSED, GIVEN_UP, finish, on_device, over
+from tranship.runtime.streams import finish, on_device, over
 from tranship.runtime.transports.protocol import MessageTransport, Neighbor, Parcel, TransportError
 from tranship.schema.diagnostics import Diagnostic
 from tranship.schema.manifest import Side
 
 
-class StreamReplayer:
+class StreamReplayer(Replayer):
     """Replays all rounds with kernels: while one is exchanged, others are packed or unpacked.
 
     A round may use its slot when the rounds that it comes `after` are done there. The exchange has
@@ -35,7 +35,7 @@ class StreamReplayer:
         self._loan: Loan | None = None
         self._halves: list[Half] = []
         self._sends = end.program.side is Side.SENDER
-        self._over, self._ready, self._pending, self._ahead = "", False, False, 0
+        self._given_up, self._ready, self._pending, self._ahead = False, False, False, 0
         self._done = done = Replay()
         try:
             with on_device(self._device):
@@ -75,7 +75,7 @@ class StreamReplayer:
             self._give_up()
 
     def _give_up(self) -> None:
-        self._over = GIVEN_UP
+        self._given_up = True
         self._transport.abandon()
 
     def prepare(self, version: int) -> tuple[Diagnostic, ...]:
@@ -87,7 +87,8 @@ class StreamReplayer:
         del version
         self._ready = False
         find = find_replaced if self._sends else find_moved
-        found = (*over(self._end, self._over), *find(self._end.bound))
+        given_up = over(self._end, "an earlier step was given up") if self._given_up else ()
+        found = (*given_up, *find(self._end.bound))
         self._ready = not found
         return found
 
@@ -102,7 +103,6 @@ class StreamReplayer:
 
     def close(self) -> None:
         """Disconnect, and unmap the neighbor's memory."""
-        self._over = self._over or CLOSED
         if self._pending:
             # Rounds were packed ahead, for a step that did not come about.
             for half in self._halves:

@@ -1,7 +1,7 @@
 """What steps on a GPU share: the current device, and waiting for events."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,15 +15,11 @@ SPIN = 1.0
 """Seconds for which the host looks whether the GPU is done without sleeping."""
 _PAUSE = 0.001
 
-CLOSED = "the session is closed"
-GIVEN_UP = "an earlier step was given up"
 
-
-def over(end: Endpoint, reason: str) -> Iterator[Diagnostic]:
-    """Yield why no step can be run any more, if there is a reason."""
-    if reason:
-        where = location(end.program.side, end.program.rank)
-        yield Diagnostic("TS838", reason, where, help="connect the ranks and bind them anew")
+def over(end: Endpoint, reason: str) -> tuple[Diagnostic, ...]:
+    """Return why no step can be run any more."""
+    where = location(end.program.side, end.program.rank)
+    return (Diagnostic("TS838", reason, where, help="connect the ranks and bind them anew"),)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

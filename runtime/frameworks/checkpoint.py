@@ -75,14 +75,14 @@ def map_checkpoint(folder: Path) -> dict[str, LiveTensor]:
     Raises:
         DiagnosticError: TS857, a file cannot be read.
     """
-    read_headers(find_safetensors(folder))
+    files = find_safetensors(folder)
+    # What cannot be declared is not mapped, and told in the same way.
+    read_headers(files)
+    tensors = dict(_mapped(files))
     held = _Held()
-    for name, tensor in _mapped(find_safetensors(folder)):
-        vars(held)[name] = tensor
+    vars(held).update(tensors)
     return {
-        name: LiveTensor(tensor, Kind.PARAMETER, held, (), name)
-        for name, tensor in vars(held).items()
-        if isinstance(tensor, Tensor)
+        name: LiveTensor(tensor, Kind.PARAMETER, held, (), name) for name, tensor in tensors.items()
     }
 
 

@@ -1,5 +1,7 @@
 """How ranks find one another, and the fastest way in which all of them can talk."""
 
+import os
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +55,30 @@ class Meeting:
         _stop(self.listener)
 
 
+def _listen() -> Listener:
+    """Listen in a directory of its own, which is removed if nobody has stopped listening."""
+    directory = private_directory()
+    try:
+        listener = listen(directory)
+    except BaseException:
+        directory.rmdir()
+        raise
+    # A transport may be dropped before anything is bound to it, or the process end.
+    weakref.finalize(listener, _remove, listener.path, os.getpid())
+    return listener
+
+
 def _stop(listener: Listener) -> None:
     listener.close()
-    with suppress(FileNotFoundError):
-        listener.path.parent.rmdir()
+    _remove(listener.path, os.getpid())
+
+
+def _remove(path: Path, owner: int) -> None:
+    # A fork has what its parent had, and must leave it alone when it ends.
+    if os.getpid() == owner:
+        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            path.parent.rmdir()
 
 
 def meet(store: Store, world: World, member: int, device: str, timeout: float) -> Meeting:
@@ -75,7 +97,7 @@ def meet(store: Store, world: World, member: int, device: str, timeout: float) -
     Raises:
         TransportError: not all ranks came in time.
     """
-    listener = listen(private_directory())
+    listener = _listen()
     try:
         return _meet(store, world, member, device, timeout, listener)
     except BaseException:

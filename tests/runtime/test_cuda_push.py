@@ -4,8 +4,9 @@ Streams do everything at once, so that a rank itself waits where its stream woul
 """
 
 import ctypes
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -80,7 +81,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 @pytest.fixture(autouse=True)
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Generator[Engine]:
     made = Engine()
     stand_in_for_streams(monkeypatch)
     for name in ("wait_value", "write_value", "copy", "new_stream", "close_stream"):
@@ -89,7 +90,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(cuda_calls, "synchronize", str)
     monkeypatch.setattr(session, "replayer", streamed)
     one_at_a_time(monkeypatch, [(Kernels, "begin"), (Kernels, "run")])
-    return made
+    yield made
+    # Sessions close when they are collected, and need what stands in here.
+    gc.collect()
 
 
 def streamed(end: Endpoint) -> StreamReplayer:

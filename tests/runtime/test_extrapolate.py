@@ -1,6 +1,8 @@
 """All ranks of an engine, derived from some: against manifests that say what each of them holds."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tranship.runtime.frameworks.tracing.extrapolate import (
     digits,
     find_pattern,
     proof,
+    sample,
 )
 from tranship.schema.expand import expand
 from tranship.schema.indexset import to_text
@@ -51,7 +54,7 @@ def test_some_ranks_tell_what_all_of_them_hold(
 ) -> None:
     manifest = made(tmp_path, name, "sglang", options, fp8=fp8, **EVEN, **changes)
     traced = told(manifest)
-    assert len(traced) <= 8
+    assert len(traced) <= 10
     pattern = find_pattern(traced)
     assert pattern is not None
     for rank in range(manifest.world_size):
@@ -90,6 +93,67 @@ def test_one_rank_that_differs_is_noticed(tmp_path: Path, which: str) -> None:
         "name": replace(first, name="other"),
     }[which]
     assert find_pattern(traced | {rank: replace(traced[rank], buffers=(changed, *rest))}) is None
+
+
+def placed(manifest: Manifest, place: Callable[[int], int]) -> dict[int, Declaration]:
+    """Return what the traced ranks say of an engine whose rank `r` holds what is `place(r)`'s."""
+    found: dict[int, Declaration] = {}
+    for rank in told(manifest):
+        theirs = expand(manifest, [place(rank)])
+        buffers = tuple(replace(record, rank=rank) for record in theirs.buffers)
+        found[rank] = replace(theirs, ranks=(rank,), buffers=buffers)
+    return found
+
+
+def test_any_two_groups_of_experts_that_are_exchanged_are_noticed(tmp_path: Path) -> None:
+    options = {"tp_size": 32, "ep_size": 8}
+    changes = {"num_experts": 64, "intermediate_size": 4096, "moe_intermediate_size": 1024}
+    manifest = made(tmp_path, "qwen3_moe", "sglang", options, fp8=False, **EVEN, **changes)
+    assert digits(manifest.axes, 32) == ((1, 4), (4, 8))
+    assert find_pattern(placed(manifest, lambda rank: rank)) is not None
+    for one, other in combinations(range(8), 2):
+        groups = {one: other, other: one}
+
+        def exchanged(rank: int, groups: dict[int, int] = groups) -> int:
+            return groups.get(rank // 4, rank // 4) * 4 + rank % 4
+
+        assert find_pattern(placed(manifest, exchanged)) is None, groups
+
+
+@pytest.mark.parametrize("pair", [(2, 30), (4, 5), (16, 17), (8, 24), (15, 16)])
+def test_neighbours_of_powers_of_two_that_are_exchanged_are_noticed(
+    tmp_path: Path, pair: tuple[int, int]
+) -> None:
+    manifest = made(tmp_path, "qwen3", "sglang", {"tp_size": 32}, fp8=False, **EVEN)
+    swapped = {pair[0]: pair[1], pair[1]: pair[0]}
+    assert find_pattern(placed(manifest, lambda rank: swapped.get(rank, rank))) is None
+
+
+MESHES: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
+    "kimi k2": (128, {"tp": (1, 128), "ep": (1, 128)}),
+    "two digits": (128, {"tp": (1, 128), "ep": (8, 16)}),
+    "three digits": (128, {"tp": (1, 128), "ep": (4, 32), "dp": (32, 4)}),
+    "halves": (64, {"tp": (1, 64), "a": (2, 32), "b": (4, 16), "c": (8, 8), "d": (16, 4)}),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_ten_ranks_show_ends_and_powers_of_two_of_every_axis(mesh: str) -> None:
+    world, sizes = MESHES[mesh]
+    axes = [Axis(name=name, stride=stride, size=size) for name, (stride, size) in sizes.items()]
+    ranks = sample(axes, world)
+    assert len(ranks) <= 10
+    assert {0, world - 1} <= {*ranks}
+    for stride, size in digits(axes, world):
+        shown = {rank // stride % size for rank in ranks}
+        powers = {1 << bit for bit in range(size.bit_length())}
+        assert shown >= {coordinate for coordinate in powers if coordinate < size}
+        assert shown >= {*range(size if size <= 8 else 0)}
+        assert size <= 8 or any(size // 4 * 2 < each < size - 1 for each in shown), "in between"
+
+
+def test_of_few_ranks_all_are_traced() -> None:
+    assert sample([Axis(name="tp", size=16, stride=1)], 16) == tuple(range(16))
 
 
 def test_coordinates_are_as_fine_as_the_axes_need() -> None:

@@ -4,6 +4,7 @@ Streams and events do everything at once, and what a sender offers is found in a
 run in the interpreter, one at a time.
 """
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_receivers_that_map_memory_have_every_version_whole(registry: Registry) 
     results = step(sessions, models, 3)
     assert "the session is closed" in str(results[-1])
     assert all(own.state is State.COMMITTED for own in sessions if isinstance(own, Receiver))
+
+
+def test_memory_that_a_dropped_session_has_mapped_is_unmapped(registry: Registry) -> None:
+    sessions, models = bound()
+    assert not [result for result in step(sessions, models, 2) if isinstance(result, Exception)]
+    assert set(codes_of(publish_all(sessions, 1))) == {"TS833"}
+    assert registry.open == WORLD.senders * WORLD.receivers
+    sessions.clear()
+    gc.collect()
+    assert registry.open == 0
 
 
 @pytest.mark.parametrize("kind", ["copied", "quantized by the receiver"])

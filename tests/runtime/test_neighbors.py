@@ -3,6 +3,7 @@
 Streams do everything at once, NCCL is a mailbox, and a GPU is what a rank says that it has.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -169,6 +170,17 @@ def test_receivers_send_for_the_senders_on_their_gpus(
         assert wrong_in(transfer, models, version) == []
     for own in sessions:
         own.close()
+    assert registry.open == 0
+
+
+def test_memory_that_a_dropped_session_has_mapped_is_unmapped(
+    registry: Registry, mail: Mail
+) -> None:
+    sessions, _ = bound(bf16_transfer(), PAIRED)
+    assert failures(sessions) == []
+    assert registry.open == WORLD.receivers
+    sessions.clear()
+    gc.collect()
     assert registry.open == 0
 
 

@@ -5,6 +5,7 @@ by an event or by a word comes in another order now and then.
 """
 
 import ctypes
+import gc
 import random
 import threading
 import time
@@ -145,7 +146,7 @@ def _end(half: Any, before: Stream) -> None:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Generator[Registry]:
     found = Registry()
     for name in ("make_offer", "open_offer"):
         monkeypatch.setattr(links, name, getattr(found, name))
@@ -162,7 +163,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
         monkeypatch.setattr(Kernels, name, _enqueued(getattr(Kernels, name)))
     monkeypatch.setattr(streamed, "derive", _enqueued(streamed.derive))
     monkeypatch.setattr(Half, "end", _end)
-    return found
+    yield found
+    # Sessions close when they are collected, and need what stands in here.
+    gc.collect()
 
 
 def test_late_streams_deliver_every_version_whole(registry: Registry) -> None:

@@ -64,6 +64,10 @@ Llama drops the scales of FP8, which is refused; it does not load gpt-oss for gr
 """
 
 
+WIDER = {"qwen3_moe": {"moe_intermediate_size": 512}}
+"""Sizes of which each of four ranks has whole blocks, without which SGLang refuses FP8."""
+
+
 def _one_more(buffer: Tensor, weight: Tensor) -> None:
     buffer.copy_(weight).add_(1.0)
 
@@ -96,7 +100,8 @@ class Case:
         """Return what config.json has, and the engine's further arguments."""
         if (known := ARCHITECTURES.get(self.name)) is not None:
             return known.settings(fp8=self.fp8), dict(known.arguments)
-        return CONFIGS[self.name] | (FP8 if self.fp8 else {}), {}
+        config = CONFIGS[self.name] | WIDER.get(self.name, {})
+        return config | (FP8 if self.fp8 else {}), {}
 
     def sources(self) -> Sources:
         """Return dtype and shape of the checkpoint's tensors."""

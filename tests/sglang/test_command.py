@@ -14,7 +14,7 @@ from tests.sglang.load import write_tensors
 from tests.sglang.test_trace import pytestmark
 from tranship.models.produce import Request, produce
 from tranship.runtime.dtypes import torch_dtype
-from tranship.schema.codec import load
+from tranship.schema.codec import dump, load
 from tranship.schema.expand import expand
 from tranship.schema.manifest import Manifest
 
@@ -53,8 +53,8 @@ def test_some_of_many_ranks_tell_what_all_hold(tmp_path: Path) -> None:
     output = tmp_path / "engine.json"
     done = trace("-c", config, "--tp", 32, "--ep", 32, "-o", output)
     assert done.returncode == 0, done.stderr
-    assert "6 ranks traced" in done.stdout
-    assert "26 derived of them" in done.stdout
+    assert "10 ranks traced" in done.stdout
+    assert "22 derived of them" in done.stdout
     traced = load(output, Manifest).value
     options = {"tp_size": "32", "ep_size": "32", "device": "cpu"}
     offline = produce(Request("qwen3_moe", config, "sglang", options))
@@ -62,7 +62,7 @@ def test_some_of_many_ranks_tell_what_all_hold(tmp_path: Path) -> None:
     plain = [replace(b, role=replace(b.role, reason="")) for b in expand(offline).buffers]
     assert [replace(b, role=replace(b.role, reason="")) for b in expand(traced).buffers] == plain
     assert traced.framework is not None
-    assert traced.framework.traced == "0..1,8,15,24,31"
+    assert traced.framework.traced == "0..2,4..16:4,23..31:4"
 
 
 def test_scales_that_the_engine_drops_are_reported_with_what_was_not_read(tmp_path: Path) -> None:
@@ -85,6 +85,24 @@ def test_a_folder_of_safetensors_names_the_tensors(tmp_path: Path) -> None:
         done = trace("-c", tmp_path, *arguments, "-o", output)
         assert done.returncode == 0, done.stderr
     assert by_files.read_bytes() == by_data.read_bytes()
+
+
+def test_a_manifest_that_names_the_tensors_must_be_right_and_of_one_rank(tmp_path: Path) -> None:
+    config, file = write_config(tmp_path, "qwen3"), tmp_path / "checkpoint.json"
+    asked = ("-c", config, "--sources", file, "-o", tmp_path / "engine.json")
+    fields = json.loads(dump(produce(Request("qwen3", config, "checkpoint", {}))))
+    file.write_text(json.dumps(fields))
+    assert trace(*asked).returncode == 0
+    (tmp_path / "engine.json").unlink()
+    fields["buffers"][0]["shape"][0] = "nothing + 1"
+    file.write_text(json.dumps(fields))
+    damaged = trace(*asked)
+    assert (damaged.returncode, "error[TS1" in damaged.stderr) == (1, True), damaged.stderr
+    options = {"shard_size": "4"}
+    file.write_bytes(dump(produce(Request("qwen3", config, "fsdp", options))))
+    split = trace(*asked)
+    assert (split.returncode, "TS857" in split.stderr) == (1, True), split.stderr
+    assert not (tmp_path / "engine.json").exists()
 
 
 @pytest.mark.parametrize(

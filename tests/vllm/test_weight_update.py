@@ -41,9 +41,16 @@ def test_init_info_that_makes_no_sense_is_refused(reports: list[Any]) -> None:
     assert "unexpected keyword argument 'speed'" in plain["no such argument"]
 
 
+def test_what_is_wrong_here_is_told_before_others_wait(reports: list[Any]) -> None:
+    plain, _ = reports
+    assert "TS811" in plain["other manifest"]
+    assert "receiver rank 5: TS812" in plain["other rank"]
+    assert plain["nobody serves"].startswith("meeting 'first' at 127.0.0.1:1 failed: ")
+
+
 def test_layers_that_pack_their_weights_are_refused(reports: list[Any]) -> None:
-    _, (packing, keeping, packed) = reports
-    found = re.findall(r"TS880: model\.layers\.([02])\.(.*) may hold .*: (.*)", packing)
+    _, report = reports
+    found = re.findall(r"TS880: model\.layers\.([02])\.(.*) may hold .*: (.*)", report["packing"])
     attention = ("self_attn.qkv_proj", "Fp8LinearMethod"), ("self_attn.o_proj", "Fp8LinearMethod")
     experts = {"0": "UnquantizedFusedMoEMethod", "2": "Fp8MoEMethod"}
     assert set(found) == {
@@ -51,9 +58,22 @@ def test_layers_that_pack_their_weights_are_refused(reports: list[Any]) -> None:
         for layer, method in experts.items()
         for one in (*attention, ("mlp.experts.routed_experts", method))
     }
-    assert "TS880" not in keeping
-    assert "TS100" in keeping
-    assert re.findall(r"TS880: (\S*)", packed) == ["lm_head"]
+    assert "TS880" not in report["keeping"]
+    assert "TS100" in report["keeping"]
+    assert re.findall(r"TS880: (\S*)", report["packed"]) == ["lm_head"]
+
+
+def test_what_is_made_of_weights_beside_them_is_refused(reports: list[Any]) -> None:
+    _, report = reports
+    assert re.findall(r"TS880: (\S*) may", report["sinks"]) == ["model.layers.1.self_attn.attn"]
+    assert re.findall(r"TS880: (.*) may", report["model"]) == ["the model"]
+
+
+def test_experts_that_move_are_refused(reports: list[Any]) -> None:
+    _, report = reports
+    assert re.findall(r"TS880: (.*) while", report["moving experts"]) == [
+        "experts move between ranks"
+    ]
 
 
 def test_vllm_finds_the_backend_by_an_entry_point() -> None:

@@ -19,6 +19,7 @@ import torch
 from torch.distributed import (
     TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
+from torch.distributed.distributed_c10d import PrefixStore
 
 from tests.runtime.live_models import model_of
 from tests.sglang.configs import random_values
@@ -36,7 +37,7 @@ from tranship.runtime.frameworks.vllm.plugin import BACKEND, register
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Sender
 from tranship.runtime.transports.gloo import connect_gloo
-from tranship.runtime.transports.protocol import World
+from tranship.runtime.transports.protocol import TransportError, World
 from tranship.schema.codec import dump
 from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.expand import expand
@@ -64,32 +65,34 @@ def refused(engine: Any, info: dict[str, Any]) -> str:
     """Return why an engine cannot be initialized."""
     try:
         engine.init_transfer_engine(engine.parse_init_info(info))
-    except (DiagnosticError, ValueError) as error:
+    except (DiagnosticError, TransportError, ValueError) as error:
         return str(error)
     return ""
 
 
 @contextmanager
 def trainer(result: Result, given: Manifest) -> Generator[tuple[int, Any]]:
-    """Serve a store, and wait for the engine; yield the port and a way to publish a version."""
+    """Serve a store; yield the port, and a way to meet the engine anew and publish a version."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     theirs = result.manifest(0)
     plan = compile_transfer(given, theirs, options=Options())
     (result.folder / "plan.json").write_bytes(dump(plan))
     (result.folder / "engine.json").write_bytes(dump(theirs))
-
-    def serve() -> Sender:
-        end = connect_gloo(store, World(senders=1, receivers=1), Side.SENDER, 0, TIMEOUT)
-        return Sender.bind(plan, given, live_tensors(source), end, 0)
-
+    (result.folder / "other.json").write_bytes(dump(theirs.model_copy(update={"axes": ()})))
     source = model_of(given, 0)
-    with ThreadPoolExecutor(1) as pool:
-        sender = pool.submit(serve)
 
-        def publish(version: int, checkpoint: dict[str, torch.Tensor]) -> Any:
-            for name, held in live_tensors(source).items():
-                held.tensor.copy_(checkpoint[name])
-            return pool.submit(lambda: sender.result().publish(version))
+    def serve(name: str, version: int) -> None:
+        store_of_meeting, world = PrefixStore(name, store), World(senders=1, receivers=1)
+        end = connect_gloo(store_of_meeting, world, Side.SENDER, 0, TIMEOUT)
+        with Sender.bind(plan, given, live_tensors(source), end, 0) as sender:
+            sender.publish(version)
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def publish(name: str, version: int, checkpoint: dict[str, torch.Tensor]) -> Any:
+            for key, held in live_tensors(source).items():
+                held.tensor.copy_(checkpoint[key])
+            return pool.submit(serve, name, version)
 
         yield store.port, publish
 
@@ -106,15 +109,21 @@ def update(result: Result) -> None:
     in_place: list[bool] = []
     before = {name: held.tensor.data_ptr() for name, held in live_tensors(model).items()}
     with trainer(result, given) as (port, publish):
-        files = {name: str(result.folder / f"{name}.json") for name in ("plan", "engine")}
+        names = ("plan", "engine", "other")
+        files = {name: str(result.folder / f"{name}.json") for name in names}
         info = {"plan": files["plan"], "manifest": files["engine"], "host": "127.0.0.1"}
-        info |= {"port": port, "timeout": TIMEOUT}
+        info |= {"port": port, "name": "first", "timeout": TIMEOUT}
         report["no such transport"] = refused(engine, info | {"transport": "pigeon"})
         report["no such argument"] = refused(engine, info | {"speed": 11})
-        engine.init_transfer_engine(engine.parse_init_info(info | {"transport": "gloo"}))
-        for version in (1, 2):
+        info |= {"transport": "gloo"}
+        # Nobody is there to be met.
+        report["other manifest"] = refused(engine, info | {"manifest": files["other"]})
+        report["other rank"] = refused(engine, info | {"first_rank": 5})
+        report["nobody serves"] = refused(engine, info | {"port": 1, "timeout": 1.0})
+        for version, name in enumerate(("first", "second"), 1):
             checkpoint = random_values(like, version)
-            sent = publish(version, checkpoint)
+            sent = publish(name, version, checkpoint)
+            engine.init_transfer_engine(engine.parse_init_info(info | {"name": name}))
             engine.start_weight_update()
             engine.update_weights({"version": version})
             engine.finish_weight_update()
@@ -141,11 +150,40 @@ def refuse(folder: Path) -> None:
     """Note why an engine is not updated whose kernels pack weights, and if others are chosen."""
     model, engine = worker(folder)
     info = {"plan": "no plan.json", "manifest": "engine.json", "host": "127.0.0.1", "port": 1}
-    packing = refused(engine, info)
+    info |= {"name": "none"}
+    report = {"packing": refused(engine, info)}
     choose_kernels_that_keep(model)
-    keeping = refused(engine, info)
+    report["keeping"] = refused(engine, info)
     model.lm_head.cpu_linear = None  # what vLLM sets where it has packed a layer on a CPU
-    (folder / "report.json").write_text(json.dumps([packing, keeping, refused(engine, info)]))
+    report["packed"] = refused(engine, info)
+    del model.lm_head.cpu_linear
+    kernels: Any = model.model.layers[1].self_attn.attn.impl
+    kind = keep_sinks(kernels)
+    report["sinks"] = refused(engine, info)
+    kernels.__class__ = kind
+    model.process_weights_after_loading = model.eval  # some models have such a method
+    report["model"] = refused(engine, info)
+    del model.process_weights_after_loading
+    engine.parallel_config.enable_eplb = True
+    report["moving experts"] = refused(engine, info)
+    (folder / "report.json").write_text(json.dumps(report))
+
+
+def keep_sinks(kernels: Any) -> Any:
+    """Let kernels of attention keep a copy of the sinks, as FlashInfer's and b12x's do.
+
+    Returns their class as it was.
+    """
+    kind: Any = kernels.__class__
+
+    class Copying(kind):
+        _sinks_source = torch.zeros(2)
+
+        def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+            self.sinks = self._sinks_source.to(act_dtype)
+
+    kernels.__class__ = Copying
+    return kind
 
 
 def choose_kernels_that_keep(model: Any) -> None:

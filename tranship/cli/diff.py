@@ -73,7 +73,17 @@ def run(old: str, new: str) -> Answer:
         DiagnosticError: one cannot be read or is wrong, or they are of different kinds.
     """
     first, second = spot(old), spot(new)
-    before, after = read_spot(first), read_spot(second)
+    return answer(first, read_spot(first), second, read_spot(second))
+
+
+def answer(
+    first: Spot, before: Document[BaseModel], second: Spot, after: Document[BaseModel]
+) -> Answer:
+    """Tell what the change from one document to another means.
+
+    Raises:
+        DiagnosticError: as `compare`.
+    """
     found = compare(first, before, second, after)
     verdict = (count(found.count, "change"), HEAD) if found.count else ("no change", GOOD)
     width = answer_width()

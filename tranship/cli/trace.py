@@ -11,16 +11,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import typer
+from pydantic import BaseModel
 
-from tranship.cli.diff import run as diff
+from tranship.cli.diff import answer as difference
 from tranship.cli.layout import GOOD, count, flow
-from tranship.cli.load import check_document, raise_errors, refuse_inputs, unwritten
+from tranship.cli.load import (
+    check_document,
+    format_of,
+    raise_errors,
+    refuse_inputs,
+    unwritten,
+)
 from tranship.cli.output import Answer, answer_width
 from tranship.cli.progress import progress
+from tranship.cli.revision import Spot, read_spot, spot
 from tranship.models.launch import CONFIGS
 from tranship.models.produce import Request, produce
 from tranship.models.registry import architectures
-from tranship.schema.codec import digest, dump, load, parse_json, read_text, write_atomically
+from tranship.schema.codec import (
+    Document,
+    digest,
+    dump,
+    load,
+    parse_json,
+    read_text,
+    write_atomically,
+)
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
@@ -44,6 +60,7 @@ CHECKPOINT = "checkpoint"
 """What stands in place of an engine for the files of a checkpoint, as a sender."""
 
 PLAIN = "bf16"
+_TRACED = "what is traced"
 _LINES = 12
 """How much is shown of what a process wrote before it ended without an answer."""
 
@@ -70,19 +87,20 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
 
     Raises:
         DiagnosticError: the engine or its checkpoint cannot be had here, a rank does not account
-            for all that it holds, or a file is broken or in the way.
+            for all that it holds, or a file is broken, wrong or in the way.
         typer.BadParameter: the framework is unknown, or there is nothing to do with the result.
     """
     _require_sense(asked, output, check)
     refuse_inputs(output or "", [asked.config])
+    # Tracing takes minutes, and a file that is wrong should be known before.
+    committed = _committed(check) if check is not None else None
     manifest, traced = _checkpoint(asked) if asked.framework == CHECKPOINT else _engine(asked)
     data = dump(manifest)
-    if output is None:
-        with tempfile.TemporaryDirectory() as folder:
-            found = Path(folder, "traced.json")
-            found.write_bytes(data)
-            return diff(str(check), str(found))
-    raise_errors(check_document(manifest, unwritten(output, data)))
+    source = unwritten(output or _TRACED, data)
+    raise_errors(check_document(manifest, source))
+    if committed is not None:
+        return difference(*committed, Spot(None, _TRACED), Document(manifest, source, digest(data)))
+    assert output is not None, "there is something to do with the manifest"
     write_atomically(output, data)
     parts = [
         ("written", GOOD),
@@ -94,6 +112,16 @@ def run(asked: Engine, output: str | None, check: str | None) -> Answer:
         [*flow(f"{output}  ", parts, answer_width())],
         {"output": output, "digest": digest(data), "ranks": manifest.world_size},
     )
+
+
+def _committed(check: str) -> tuple[Spot, Document[BaseModel]]:
+    """Read and check the manifest that is compared with."""
+    place = spot(check)
+    document = read_spot(place)
+    if not isinstance(document.value, Manifest):
+        message = f"a {format_of(document)} cannot be compared with what is traced, a manifest"
+        raise DiagnosticError([Diagnostic("TS914", message, document.source.locate("/format"))])
+    return place, document
 
 
 def _engine(asked: Engine) -> tuple[Manifest, list[str]]:
@@ -262,7 +290,7 @@ def _sources(asked: Engine, config_file: str, config: Mapping[str, object]) -> S
     from tranship.runtime.frameworks.tracing.sources import find_safetensors, read_headers
 
     if asked.sources is not None and not Path(asked.sources).is_dir():
-        return _declared(load(asked.sources, Manifest).value)
+        return _of_manifest(asked.sources)
     folder = Path(asked.sources or Path(config_file).parent)
     if asked.architecture is None and (files := find_safetensors(folder)):
         return dict(read_headers(files))
@@ -275,6 +303,17 @@ def _sources(asked: Engine, config_file: str, config: Mapping[str, object]) -> S
         )
         raise DiagnosticError([Diagnostic("TS857", message, Location(config_file), help=advice)])
     return _declared(produce(Request(name, config_file, "checkpoint", {}, asked.quantization)))
+
+
+def _of_manifest(path: str) -> Sources:
+    """Find the checkpoint's tensors in a manifest of one rank."""
+    document = load(path, Manifest)
+    raise_errors(check_document(document.value, document.source))
+    if document.value.world_size > 1:
+        at = document.source.locate("/world_size")
+        message = f"the checkpoint's tensors are whole, and {path} is a manifest of several ranks"
+        raise DiagnosticError([Diagnostic("TS857", message, at)])
+    return _declared(document.value)
 
 
 def _declared(manifest: Manifest) -> Sources:

@@ -197,6 +197,8 @@ def _role(loaded: _Loaded, name: str, original: str) -> RoleRecord:
     if inputs := _loaded_beside(loaded, name):
         return RoleRecord(kind="derived", recipe=POST_PROCESSING, inputs=inputs)
     reason = loaded.engine.constants.get(name.rpartition(".")[2])
+    if reason is None and not loaded.live[name].tensor.numel():
+        return RoleRecord()
     if reason is None:
         loaded.report("TS850", f"nothing writes {name}", _unread(loaded, name))
     return RoleRecord(kind="constant", reason=reason or "")

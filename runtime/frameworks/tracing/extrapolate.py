@@ -3,14 +3,17 @@
 Ranks of an engine hold the same buffers, but for numbers: shard 3 starts where shard 2 ends, and
 its experts are the next ones. Where every number of a declaration is an affine function of a
 rank's coordinates, a rank per axis tells all. Whether that is so is not taken for granted: what is
-derived is compared with ranks that were traced and from which nothing was derived.
+derived is compared with ranks that were traced and from which nothing was derived. Between them
+these show all coordinates of a short axis, and of a long one the last, the powers of two and some
+in between. An engine that exchanges two others of a long axis, and nothing else, is not noticed.
 """
 
 import re
+from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,8 +26,8 @@ from tranship.schema.records import BufferRecord, Declaration, Ints, PieceRecord
 
 T = TypeVar("T")
 
-FURTHER = 4
-"""Ranks besides the last one that are traced to prove what is derived."""
+TRACED = 10
+"""How many ranks are traced of many, unless the powers of two are more."""
 
 Numbers = NDArray[np.int64]
 
@@ -53,12 +56,33 @@ def basis(axes: Iterable[Axis], world_size: int) -> Ints:
 
 
 def proof(axes: Iterable[Axis], world_size: int) -> Ints:
-    """Return the ranks that what is derived is compared with: the last, and some in between."""
-    used = basis(axes, world_size)
-    steps = range(1, FURTHER + 1)
-    spread = (number * (world_size - 1) // FURTHER + (number % 2) for number in steps)
-    found = {min(rank, world_size - 1) for rank in spread} | {world_size - 1}
-    return tuple(sorted(found.difference(used)))
+    """Return the ranks that what is derived is compared with: the last, and some in between.
+
+    Each shows a coordinate of every digit. Where a digit has no more to show it begins anew, at a
+    pace of its own: digits of one size are not to have the same coordinate on all ranks.
+    """
+    used, parts = basis(axes, world_size), digits(axes, world_size)
+    count = max([TRACED - len(used), *((size - 1).bit_length() for _, size in parts)])
+    ranks = [0] * count
+    for pace, (stride, size) in enumerate(parts, 1):
+        shown = list(islice(_coordinates(size), count))
+        shown += [number // pace % size for number in range(len(shown), count)]
+        ranks = [rank + stride * coordinate for rank, coordinate in zip(ranks, shown, strict=True)]
+    return tuple(sorted({*ranks}.difference(used)))
+
+
+def _coordinates(size: int) -> Iterator[int]:
+    """Yield the last coordinate of a digit, powers of two, and what halves the widest gaps."""
+    powers = (1 << bit for bit in range(1, (size - 1).bit_length()))
+    first = dict.fromkeys((size - 1, *powers))
+    yield from first
+    found = sorted({0, 1, *first})
+    while True:
+        low, high = max(pairwise(found), key=lambda gap: gap[1] - gap[0])
+        if high - low == 1:
+            return
+        yield (low + high) // 2
+        insort(found, (low + high) // 2)
 
 
 def sample(axes: Sequence[Axis], world_size: int) -> Ints:

@@ -115,7 +115,12 @@ def trace_load(model: Any, checkpoint: Mapping[str, torch.Tensor]) -> Trace:
     """
     before = live_tensors(model)
     originals = set(aliases(before).values())
-    buffers = {name: held.tensor for name, held in before.items() if name in originals}
+    # What has no elements is not written, and may share the storage of anything.
+    buffers = {
+        name: held.tensor
+        for name, held in before.items()
+        if name in originals and held.tensor.numel()
+    }
     with Tracer(buffers, checkpoint) as tracer:
         model.load_weights(iter(checkpoint.items()))
     if moved := places(before) ^ places(live_tensors(model)):
@@ -128,13 +133,14 @@ def aliases(live: Mapping[str, LiveTensor]) -> dict[str, str]:
     """Map every name to that of the tensor whose memory it is: its own, unless it is an alias.
 
     Of tensors of which one contains the other the larger one has the memory; of equal ones a
-    parameter, or the first.
+    parameter, or the first. What has no elements is no alias.
     """
     originals: dict[torch.UntypedStorage, list[str]] = defaultdict(list)
     found: dict[str, str] = {}
     for name in sorted(live, key=lambda name: _is_less(live[name])):
-        others = originals[live[name].tensor.untyped_storage()]
-        inside = (one for one in others if _within(live[name].tensor, live[one].tensor))
+        tensor = live[name].tensor
+        others = originals[tensor.untyped_storage()] if tensor.numel() else []
+        inside = (one for one in others if _within(tensor, live[one].tensor))
         found[name] = next(inside, name)
         if found[name] == name:
             others.append(name)

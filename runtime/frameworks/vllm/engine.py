@@ -5,23 +5,27 @@ Importing this module imports vLLM.
 """
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from torch.distributed import (
     TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
+from torch.distributed.distributed_c10d import PrefixStore
 
-from tranship.runtime.bind import location
+from tranship.runtime.bind import bind, location
 from tranship.runtime.frameworks.tracing.ranks import lasting_tensors
 from tranship.runtime.frameworks.vllm.kept import find_reworked
 from tranship.runtime.frameworks.vllm.trace import PASSING
-from tranship.runtime.session import Receiver
+from tranship.runtime.live import LiveTensor
+from tranship.runtime.session import Receiver, require_own_plan
 from tranship.runtime.transports.named import TRANSPORTS, connect_by_name
-from tranship.runtime.transports.protocol import World
+from tranship.runtime.transports.protocol import Transport, TransportError, World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
-from tranship.schema.expand import expand
+from tranship.schema.expand import declared_ranks, expand
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
 
@@ -35,17 +39,23 @@ class InitInfo(_base.WeightTransferInitInfo):
     Attributes:
         plan, manifest: files on the worker's host. Their digests are compared with those of all
             other ranks before the first byte of an update.
-        host, port: where rank 0 of the trainer serves a `TCPStore` for this transfer alone.
+        host, port: a `TCPStore` that the trainer serves.
+        name: what tells this meeting from all others at the same store: a prefix, under which the
+            trainer meets, too. Engines that are initialized again need another one.
         transport: one of `TRANSPORTS`.
         timeout: how long a rank may keep the others waiting, in seconds.
+        first_rank: the receiver rank of this engine's first worker: a plan may be of several
+            engines, and each of them numbers its workers from 0.
     """
 
     plan: str
     manifest: str
     host: str
     port: int
+    name: str
     transport: str = "nccl"
     timeout: float = 300.0
+    first_rank: int = 0
 
 
 @dataclass
@@ -73,26 +83,49 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
 
         Raises:
             DiagnosticError: as `Receiver.bind`; TS880, a layer does not keep its weights as they
-                are loaded; TS881, the transport has no such name.
-            TransportError: not all ranks came in time.
+                are loaded, or where they are; TS881, the transport has no such name.
+            TransportError: the store cannot be reached, or not all ranks came in time.
         """
         self.shutdown()
-        rank = self._rank()
+        rank = init_info.first_rank + self._rank()
+        if findings := list(self._unfit(init_info, rank)):
+            raise DiagnosticError(findings)
+        plan = load(init_info.plan, TransferPlan).value
+        manifest = load(init_info.manifest, Manifest).value
+        live = self._live(manifest, rank)
+        # What is wrong here is told before this rank lets others wait for it.
+        require_own_plan(plan, manifest, Side.RECEIVER, rank)
+        bind(live, manifest, Side.RECEIVER, rank)
+        world = World(plan.sender.world_size, plan.receiver.world_size)
+        transport = self._connect(init_info, world, rank)
+        self.receiver = Receiver.bind(plan, manifest, live, transport, rank)
+
+    def _unfit(self, init_info: InitInfo, rank: int) -> Iterator[Diagnostic]:
         where = location(Side.RECEIVER, rank)
         if init_info.transport not in TRANSPORTS:
             message = f"transport {init_info.transport!r} is none of {', '.join(TRANSPORTS)}"
-            raise DiagnosticError([Diagnostic("TS881", message, where)])
-        if reworked := list(find_reworked(self.model, where)):
-            raise DiagnosticError(reworked)
-        plan = load(init_info.plan, TransferPlan).value
-        manifest = load(init_info.manifest, Manifest).value
-        declared = {buffer.name for buffer in expand(manifest, [rank]).buffers}
-        live = lasting_tensors(self.model, PASSING, declared)
-        world = World(plan.sender.world_size, plan.receiver.world_size)
-        store = TCPStore(init_info.host, init_info.port, is_master=False)
-        name, timeout = init_info.transport, init_info.timeout
-        transport = connect_by_name(name, store, world, Side.RECEIVER, rank, self.device, timeout)
-        self.receiver = Receiver.bind(plan, manifest, live, transport, rank)
+            yield Diagnostic("TS881", message, where)
+        if self.parallel_config.enable_eplb:
+            message = "experts move between ranks while the engine serves: it has enable_eplb"
+            yield Diagnostic("TS880", message, where, help="start the engine without it")
+        yield from find_reworked(self.model, where)
+
+    def _live(self, manifest: Manifest, rank: int) -> dict[str, LiveTensor]:
+        ranks = [rank] if rank in declared_ranks(manifest) else []
+        declared = {buffer.name for buffer in expand(manifest, ranks).buffers}
+        return lasting_tensors(self.model, PASSING, declared)
+
+    def _connect(self, init_info: InitInfo, world: World, rank: int) -> Transport:
+        timeout = init_info.timeout
+        limit = timedelta(seconds=timeout)
+        try:
+            served = TCPStore(init_info.host, init_info.port, is_master=False, timeout=limit)
+            store, way = PrefixStore(init_info.name, served), init_info.transport
+            return connect_by_name(way, store, world, Side.RECEIVER, rank, self.device, timeout)
+        except RuntimeError as error:
+            where, reason = f"{init_info.host}:{init_info.port}", f"{error}".partition("\n")[0]
+            message = f"meeting {init_info.name!r} at {where} failed: {reason}"
+            raise TransportError(message) from error
 
     def _rank(self) -> int:
         """Return this worker's rank among those of all data-parallel replicas."""
