@@ -19,7 +19,9 @@ def model_of(manifest: Manifest, rank: int, device: str = "cpu") -> nn.Module:
         name: blank(record, device) for name, record in records.items() if not record.role.of
     }
     for name, record in records.items():
-        place(root, name, record.kind, tensors[record.role.of or name])
+        tensor = tensors[record.role.of or name]
+        # An alias may see the same memory in another way.
+        place(root, name, record.kind, tensor.as_strided(record.shape, record.strides))
     return root
 
 

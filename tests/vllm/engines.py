@@ -8,11 +8,13 @@ it holds after loading. The names of what loading has left alone are in `RANK.un
 `RANK.derived` says what latent attention then makes of its weights.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -67,10 +69,12 @@ def derive(model: Any) -> dict[str, Memory]:
         same memory, or "".
     """
     before = live_tensors(model)
+    backend: Any = importlib.import_module("vllm.v1.attention.backend")
+    nothing = backend.AttentionImplBase.process_weights_after_loading
     for module in model.modules():
         if hasattr(module, "is_amx_bmm_enabled"):
             module.is_amx_bmm_enabled = False
-            module.impl.process_weights_after_loading = _pack_nothing
+            module.impl.process_weights_after_loading = MethodType(nothing, module.impl)
             module.process_weights_after_loading(torch.bfloat16)
     owners = {
         one.tensor.untyped_storage().data_ptr(): name for name, one in reversed(before.items())
@@ -82,10 +86,6 @@ def derive(model: Any) -> dict[str, Memory]:
             layout = [*one.tensor.shape], [*one.tensor.stride()]
             found[name] = one.kind, schema_dtype(one.tensor.dtype), *layout, owner
     return found
-
-
-def _pack_nothing(_: torch.dtype) -> None:
-    """Stand in for a kernel's own preparation of weights."""
 
 
 def jobs(folder: Path) -> Iterator[Callable[[], None]]:

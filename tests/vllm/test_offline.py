@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.models.configs import CONFIGS
 from tests.vllm.cases import CASES, Case
-from tests.vllm.engines import Memory
 from tests.vllm.marks import NEEDS_VLLM
 from tests.vllm.results import Result
 from tranship.models.produce import Request, produce
@@ -20,12 +18,6 @@ pytestmark = NEEDS_VLLM
 def comparable(record: BufferRecord) -> BufferRecord:
     """Leave out of a buffer why no update changes it, which is for people."""
     return replace(record, role=replace(record.role, reason=""))
-
-
-def memory(record: BufferRecord) -> Memory:
-    """Describe a buffer as `engines.py` does."""
-    layout = [*record.shape], [*record.strides]
-    return record.kind, record.dtype, *layout, record.role.of
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
@@ -45,8 +37,4 @@ def test_an_offline_manifest_is_what_the_engine_loads(
         held = {buffer.name: comparable(buffer) for buffer in ours.buffers}
         for buffer in theirs.buffers:
             assert held.pop(buffer.name) == comparable(buffer)
-        layers = CONFIGS[case.model]["num_hidden_layers"]
-        assert len(held) == (2 * layers if case.model == "deepseek_v3" else 0)
-        assert {name: memory(buffer) for name, buffer in held.items()} == result.derived(rank)
-        kind = "derived" if case.fp8 else "alias"
-        assert all(buffer.role.kind == kind for buffer in held.values())
+        assert not held

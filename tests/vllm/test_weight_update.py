@@ -19,37 +19,37 @@ pytestmark = NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What came of an update of a plain model, and of one with packed weights."""
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of updates of a plain model, of latent attention, and of packed weights."""
     folder = tmp_path_factory.mktemp("updates")
     command = [sys.executable, str(FOLDER / "weight_update.py"), str(folder)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = sorted(folder.glob("*/report.json"))
-    return [json.loads(path.read_text()) for path in found]
+    found = folder.glob("*/report.json")
+    return {path.parent.name.partition("-")[0]: json.loads(path.read_text()) for path in found}
 
 
-def test_every_version_is_received_in_place_as_vllm_loads_it(reports: list[Any]) -> None:
-    plain, _ = reports
-    assert plain["equal"] == [True, True]
-    assert plain["in place"] == [True, True]
+def test_every_version_is_received_in_place_as_vllm_loads_it(reports: dict[str, Any]) -> None:
+    for name in ("qwen3", "deepseek_v3"):
+        assert reports[name]["equal"] == [True, True], name
+        assert reports[name]["in place"] == [True, True], name
 
 
-def test_init_info_that_makes_no_sense_is_refused(reports: list[Any]) -> None:
-    plain, _ = reports
+def test_init_info_that_makes_no_sense_is_refused(reports: dict[str, Any]) -> None:
+    plain = reports["qwen3"]
     assert "TS881: transport 'pigeon' is none of gloo, nccl" in plain["no such transport"]
     assert "unexpected keyword argument 'speed'" in plain["no such argument"]
 
 
-def test_what_is_wrong_here_is_told_before_others_wait(reports: list[Any]) -> None:
-    plain, _ = reports
+def test_what_is_wrong_here_is_told_before_others_wait(reports: dict[str, Any]) -> None:
+    plain = reports["qwen3"]
     assert "TS811" in plain["other manifest"]
     assert "receiver rank 5: TS812" in plain["other rank"]
     assert plain["nobody serves"].startswith("meeting 'first' at 127.0.0.1:1 failed: ")
 
 
-def test_layers_that_pack_their_weights_are_refused(reports: list[Any]) -> None:
-    _, report = reports
+def test_layers_that_pack_their_weights_are_refused(reports: dict[str, Any]) -> None:
+    report = reports["qwen3_moe"]
     found = re.findall(r"TS880: model\.layers\.([02])\.(.*) may hold .*: (.*)", report["packing"])
     attention = ("self_attn.qkv_proj", "Fp8LinearMethod"), ("self_attn.o_proj", "Fp8LinearMethod")
     experts = {"0": "UnquantizedFusedMoEMethod", "2": "Fp8MoEMethod"}
@@ -63,14 +63,14 @@ def test_layers_that_pack_their_weights_are_refused(reports: list[Any]) -> None:
     assert re.findall(r"TS880: (\S*)", report["packed"]) == ["lm_head"]
 
 
-def test_what_is_made_of_weights_beside_them_is_refused(reports: list[Any]) -> None:
-    _, report = reports
+def test_what_is_made_of_weights_beside_them_is_refused(reports: dict[str, Any]) -> None:
+    report = reports["qwen3_moe"]
     assert re.findall(r"TS880: (\S*) may", report["sinks"]) == ["model.layers.1.self_attn.attn"]
     assert re.findall(r"TS880: (.*) may", report["model"]) == ["the model"]
 
 
-def test_experts_that_move_are_refused(reports: list[Any]) -> None:
-    _, report = reports
+def test_experts_that_move_are_refused(reports: dict[str, Any]) -> None:
+    report = reports["qwen3_moe"]
     assert re.findall(r"TS880: (.*) while", report["moving experts"]) == [
         "experts move between ranks"
     ]

@@ -25,7 +25,7 @@ from tests.runtime.live_models import model_of
 from tests.sglang.configs import random_values
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.vllm.cases import Case
-from tests.vllm.engines import trace
+from tests.vllm.engines import derive, trace
 from tests.vllm.results import Result
 from tranship.compiler.pipeline import compile_transfer
 from tranship.runtime.frameworks.tracing.config import architecture_of
@@ -45,6 +45,7 @@ from tranship.schema.manifest import Manifest, Side
 from tranship.schema.transfer import Options
 
 PLAIN, QUANTIZED = Case("qwen3", False, 1, 1), Case("qwen3_moe", True, 1, 1)
+LATENT = Case("deepseek_v3", True, 1, 1)
 TIMEOUT = 30.0
 
 
@@ -100,6 +101,9 @@ def trainer(result: Result, given: Manifest) -> Generator[tuple[int, Any]]:
 def update(result: Result) -> None:
     """Send two versions to an engine, and compare each with what vLLM's own loading gives."""
     model, engine = worker(result.folder)
+    if result.case.fp8:
+        choose_kernels_that_keep(model)
+    derive(model)
     # On a CPU there is nothing to wait for, and torch refuses to.
     torch.accelerator.synchronize = lambda: None
     given = result.case.checkpoint(result.config)
@@ -107,7 +111,6 @@ def update(result: Result) -> None:
     report: dict[str, list[bool] | str] = {}
     equal: list[bool] = []
     in_place: list[bool] = []
-    before = {name: held.tensor.data_ptr() for name, held in live_tensors(model).items()}
     with trainer(result, given) as (port, publish):
         names = ("plan", "engine", "other")
         files = {name: str(result.folder / f"{name}.json") for name in names}
@@ -122,28 +125,35 @@ def update(result: Result) -> None:
         report["nobody serves"] = refused(engine, info | {"port": 1, "timeout": 1.0})
         for version, name in enumerate(("first", "second"), 1):
             checkpoint = random_values(like, version)
+            before = addresses(model)
             sent = publish(name, version, checkpoint)
             engine.init_transfer_engine(engine.parse_init_info(info | {"name": name}))
             engine.start_weight_update()
             engine.update_weights({"version": version})
             engine.finish_weight_update()
             sent.result()
+            in_place.append(addresses(model) == before)
             equal.append(same_as_loaded(model, checkpoint))
-            after = {name: held.tensor.data_ptr() for name, held in live_tensors(model).items()}
-            in_place.append(after == before)
         engine.shutdown()
     report |= {"equal": equal, "in place": in_place}
     (result.folder / "report.json").write_text(json.dumps(report))
 
 
+def addresses(model: Any) -> dict[str, int]:
+    """Return where a model's tensors are."""
+    return {name: held.tensor.data_ptr() for name, held in live_tensors(model).items()}
+
+
 def same_as_loaded(model: Any, checkpoint: dict[str, torch.Tensor]) -> bool:
-    """Whether a model holds, bit by bit, what its own `load_weights` makes of a checkpoint."""
-    held = {name: bits(one.detach()) for name, one in model.named_parameters()}
-    received = {name: tensor.clone() for name, tensor in held.items()}
+    """Whether a model holds, bit by bit, what vLLM's own code makes of a checkpoint."""
+    held = {name: one.detach() for name, one in model.named_parameters()}
+    received = {name: bits(tensor).clone() for name, tensor in held.items()}
     for tensor in held.values():
-        tensor.fill_(UNWRITTEN)
+        memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        memory.fill_(UNWRITTEN)
     model.load_weights(iter(checkpoint.items()))
-    return all(torch.equal(held[name], received[name]) for name in held)
+    derive(model)
+    return all(torch.equal(bits(held[name]), received[name]) for name in held)
 
 
 def refuse(folder: Path) -> None:
@@ -211,19 +221,23 @@ def leave_plain(path: Path, module: str) -> None:
 
 
 def main(folder: Path) -> None:
-    """Run both."""
-    folders = [folder / case.title for case in (PLAIN, QUANTIZED)]
-    for case, own in zip((PLAIN, QUANTIZED), folders, strict=True):
+    """Run all."""
+    cases = PLAIN, QUANTIZED, LATENT
+    folders = [folder / case.title for case in cases]
+    for case, own in zip(cases, folders, strict=True):
         own.mkdir()
         case.write(own)
     leave_plain(folders[1] / "config.json", "model.layers.0.mlp.experts")
     prepare(architecture_of(folders[0]))
-    register_model(architecture_of(folders[1]))
+    for other in folders[1:]:
+        register_model(architecture_of(other))
     torch.set_num_threads(1)
     jobs = (
         partial(trace, PLAIN.request(folders[0], (0,)), 0),
         partial(update, Result(PLAIN, folders[0])),
         partial(refuse, folders[1]),
+        partial(trace, LATENT.request(folders[2], (0,)), 0),
+        partial(update, Result(LATENT, folders[2])),
     )
     for job in jobs:
         if run_forks([job]):

@@ -1,37 +1,17 @@
 """How an engine recomputes what it derives from its weights: the recipes of a plan."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from tranship.runtime.execute import Recipe
+from tranship.runtime.frameworks.attributes import find_attributes
 from tranship.runtime.live import held_tensors, submodules
-from tranship.schema.manifest import Kind
 
 POST_LOAD = "post_load_weights"
 """What SGLang calls the method by which a model recomputes what it derives from weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A tensor that a module has as a plain attribute."""
-
-    owner: nn.Module
-    key: str
-    tensor: Tensor
-
-    def put_back(self) -> None:
-        """Give the tensor the value of the one that has taken its place, and its place."""
-        held: object = getattr(self.owner, self.key)
-        if held is self.tensor or not isinstance(held, Tensor):
-            return
-        # Another shape or dtype is told by the session, as any tensor that was replaced.
-        if (held.shape, held.dtype) == (self.tensor.shape, self.tensor.dtype):
-            self.tensor.copy_(held)
-            setattr(self.owner, self.key, self.tensor)
 
 
 class PostLoad:
@@ -44,7 +24,7 @@ class PostLoad:
     def __init__(self, model: Any) -> None:
         self._call = getattr(model, POST_LOAD, None)
         self._done = False
-        self._places = _attributes(model)
+        self._places = find_attributes(model)
         self._derived: set[int] = set()
 
     def begin(self) -> None:
@@ -66,16 +46,6 @@ class PostLoad:
         for address in addresses:
             for place in self._places.get(address, ()):
                 place.put_back()
-
-
-def _attributes(model: nn.Module) -> Mapping[int, Sequence[Place]]:
-    """Return where the model has plain tensors, by their addresses."""
-    found: defaultdict[int, list[Place]] = defaultdict(list)
-    for _, owner in submodules(model):
-        for kind, key, tensor in held_tensors(owner):
-            if kind is Kind.ATTRIBUTE:
-                found[tensor.data_ptr()].append(Place(owner, key, tensor))
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,10 @@ from tranship.runtime.frameworks.sglang.boot import (
     prepare,
 )
 from tranship.runtime.frameworks.sglang.layers import find_layouts
+from tranship.runtime.frameworks.sglang.recipes import POST_LOAD
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
+from tranship.runtime.frameworks.tracing.derived import method_of_model
 from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.schema.manifest import Axis
@@ -63,7 +65,8 @@ SGLANG = Code(
     axes=_axes,
     options=_options,
     constants=UNTOUCHED,
-    derives="post_load_weights",
+    derivations=method_of_model(POST_LOAD),
+    apart=POST_LOAD,
     layouts=find_layouts,
     forks=_forks,
 )

@@ -1,7 +1,8 @@
 """Record what a model makes of its tensors once they are loaded, and of which of them."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,11 +28,13 @@ class Lineage(TorchDispatchMode):
     """While active, notes for every tensor which of the `buffers` its values come from.
 
     Raises:
-        TraceError: from the operation at fault, if a buffer is changed.
+        TraceError: from the operation at fault, if a buffer of `loaded` is changed, or another one
+            is made of buffers; it may be set to a constant.
     """
 
-    def __init__(self, buffers: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, buffers: Mapping[str, torch.Tensor], loaded: Container[str]) -> None:
         super().__init__()
+        self._loaded = loaded
         self._names = {tensor.untyped_storage(): name for name, tensor in buffers.items()}
         self._origins = {storage: frozenset((name,)) for storage, name in self._names.items()}
 
@@ -58,8 +61,9 @@ class Lineage(TorchDispatchMode):
 
     def _change(self, tensor: torch.Tensor, operation: str, origins: frozenset[str]) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._names:
-            raise TraceError(f"{operation} changes {self._names[storage]} after loading")
+        name = self._names.get(storage)
+        if name is not None and (name in self._loaded or origins - {name}):
+            raise TraceError(f"{operation} changes {name} after loading")
         self._origins[storage] = self.of(tensor) | origins
 
 
@@ -80,35 +84,55 @@ def _do_nothing(*_: object, **__: object) -> None:
     """Stand in for a method."""
 
 
-def trace_derived(model: Any, name: str) -> dict[str, RoleRecord]:
-    """Call the method by which a model makes tensors of those that were loaded, if it has one.
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """What makes tensors of those that were loaded: a call, and what it is as a recipe."""
+
+    recipe: str
+    make: Callable[[], object]
+
+
+def method_of_model(name: str) -> Callable[[Any], tuple[Derivation, ...]]:
+    """Return what finds a method of a model that derives all there is to derive."""
+
+    def find(model: Any) -> tuple[Derivation, ...]:
+        method = getattr(model, name, None)
+        return () if method is None else (Derivation(method.__qualname__, method),)
+
+    return find
+
+
+def trace_derived(
+    model: Any, derivations: Iterable[Derivation], loaded: Container[str]
+) -> dict[str, RoleRecord]:
+    """Make what a model makes of the tensors that were loaded.
 
     Args:
         model: The model, on the meta device.
-        name: The method, which is the recipe where it has to be done again.
+        derivations: What makes them, in order.
+        loaded: Names of the tensors that were loaded.
 
     Returns:
         The roles of the tensors that it has then and had not before, by name.
 
     Raises:
-        TraceError: it changes what was loaded.
+        TraceError: one changes what was loaded.
     """
-    method = getattr(model, name, None)
-    if method is None:
-        return {}
-    before = live_tensors(model)
-    originals = set(aliases(before).values())
-    with Lineage({name: before[name].tensor for name in originals}) as lineage:
-        method()
-    after = live_tensors(model)
-    if moved := places(before) - places(after):
-        names = ", ".join(sorted({name for name, _ in moved}))
-        raise TraceError(f"what follows loading gives other memory to {names}")
-    return {
-        name: _role(name, method.__qualname__, lineage.of(held.tensor))
-        for name, held in after.items()
-        if name not in before
-    }
+    first = live_tensors(model)
+    roles: dict[str, RoleRecord] = {}
+    buffers = {name: first[name].tensor for name in set(aliases(first).values())}
+    with Lineage(buffers, loaded) as lineage:
+        for derivation in derivations:
+            before = live_tensors(model)
+            derivation.make()
+            after = live_tensors(model)
+            moved = {name for name, _ in places(before) - places(after) if name in loaded}
+            if moved:
+                names = ", ".join(sorted(moved))
+                raise TraceError(f"what follows loading gives other memory to {names}")
+            for name in after.keys() - before.keys():
+                roles[name] = _role(name, derivation.recipe, lineage.of(after[name].tensor))
+    return roles
 
 
 def _role(name: str, recipe: str, inputs: frozenset[str]) -> RoleRecord:

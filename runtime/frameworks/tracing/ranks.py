@@ -20,7 +20,11 @@ import torch
 from tranship.runtime.bind import location
 from tranship.runtime.frameworks.tracing.config import block_of, method_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
-from tranship.runtime.frameworks.tracing.derived import trace_derived, without_method
+from tranship.runtime.frameworks.tracing.derived import (
+    Derivation,
+    trace_derived,
+    without_method,
+)
 from tranship.runtime.frameworks.tracing.extrapolate import find_pattern, sample
 from tranship.runtime.frameworks.tracing.forks import run_commands, run_forks
 from tranship.runtime.frameworks.tracing.request import (
@@ -55,8 +59,8 @@ class Code:
         constants: why no update changes a tensor, by the last part of its name.
         passing: last parts of names of tensors that serving replaces or removes; unless a
             checkpoint has values for them they are not declared.
-        derives: the method of a model, if it has one, that makes other tensors of those that were
-            loaded.
+        derivations: returns what makes a model's other tensors of those that were loaded.
+        apart: a method of models that `load_weights` calls, and that is one of these.
         layouts: returns the layouts, by name, of tensors that do not stay as they were loaded.
         forks: whether ranks can be forked from a process that is prepared.
     """
@@ -70,7 +74,8 @@ class Code:
     options: Callable[[TraceRequest], Mapping[str, int | bool | str]]
     constants: Mapping[str, str] = field(default_factory=lambda: CONSTANTS)
     passing: frozenset[str] = frozenset()
-    derives: str = ""
+    derivations: Callable[[Any], Sequence[Derivation]] = lambda model: ()
+    apart: str = ""
     layouts: Callable[[Any], Mapping[str, str]] = lambda model: {}
     forks: Callable[[TraceRequest], bool] = lambda request: True
 
@@ -97,9 +102,10 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
     """
     checkpoint = on_meta(request.sources)
     try:
-        with without_method(model, code.derives):
+        with without_method(model, code.apart):
             trace = trace_load(model, checkpoint)
-        derived = trace_derived(model, code.derives)
+        written = {write.buffer for write in trace.writes}
+        derived = trace_derived(model, code.derivations(model), written)
     except TraceError as error:
         where = location(Side.RECEIVER, rank)
         raise DiagnosticError([Diagnostic("TS855", f"{error}", where)]) from error
@@ -118,7 +124,6 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
         derived=derived,
         layouts=code.layouts(model),
     )
-    written = {write.buffer for write in trace.writes}
     return declare(engine, lasting_tensors(model, code.passing, written), trace, checkpoint)
 
 

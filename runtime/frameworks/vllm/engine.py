@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from tranship.runtime.bind import bind, location
 from tranship.runtime.frameworks.tracing.ranks import lasting_tensors
 from tranship.runtime.frameworks.vllm.kept import find_reworked
+from tranship.runtime.frameworks.vllm.recipes import AbsorbedWeights
 from tranship.runtime.frameworks.vllm.trace import PASSING
 from tranship.runtime.live import LiveTensor
 from tranship.runtime.session import Receiver, require_own_plan
@@ -77,6 +78,7 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
     supports_draft_weight_update = False
 
     receiver: Receiver | None = None
+    absorbed: AbsorbedWeights | None = None
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Meet the trainer, and bind this worker's model to the plan.
@@ -98,7 +100,10 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         bind(live, manifest, Side.RECEIVER, rank)
         world = World(plan.sender.world_size, plan.receiver.world_size)
         transport = self._connect(init_info, world, rank)
-        self.receiver = Receiver.bind(plan, manifest, live, transport, rank)
+        absorbed = AbsorbedWeights(self.model)
+        recipes = absorbed.recipes({step.recipe for step in plan.derived})
+        self.receiver = Receiver.bind(plan, manifest, live, transport, rank, recipes)
+        self.absorbed = absorbed
 
     def _unfit(self, init_info: InitInfo, rank: int) -> Iterator[Diagnostic]:
         where = location(Side.RECEIVER, rank)
@@ -143,8 +148,9 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
                 first byte, the model must not serve until a later update succeeds.
             RuntimeError: the engine is not initialized.
         """
-        if self.receiver is None:
+        if self.receiver is None or self.absorbed is None:
             raise RuntimeError("init_transfer_engine comes before the first update")
+        self.absorbed.begin()
         self.receiver.receive(update_info.version)
 
     def finish_weight_update(self) -> None:

@@ -12,6 +12,7 @@ from tranship.runtime.frameworks.tracing.declare import CONSTANTS
 from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.runtime.frameworks.vllm.boot import Place, boot, build_model, prepare
+from tranship.runtime.frameworks.vllm.recipes import find_derivations
 from tranship.schema.manifest import Axis
 
 _SCALE = "a scale of the cache, which the checkpoint has not"
@@ -58,6 +59,7 @@ VLLM = Code(
     options=_options,
     constants=UNTOUCHED,
     passing=PASSING,
+    derivations=find_derivations,
 )
 
 if __name__ == "__main__":
