@@ -35,6 +35,13 @@ def test_every_version_is_received_in_place_as_vllm_loads_it(reports: dict[str, 
         assert reports[name]["in place"] == [True, True], name
 
 
+def test_a_mixture_of_versions_is_made_useless(reports: dict[str, Any]) -> None:
+    for name in ("qwen3", "deepseek_v3"):
+        assert "TS839" in reports[name]["spoiled"]
+        assert len(reports[name]["then"]) > 3
+        assert all(reports[name]["then"])
+
+
 def test_init_info_that_makes_no_sense_is_refused(reports: dict[str, Any]) -> None:
     plain = reports["qwen3"]
     assert "TS881: transport 'pigeon' is none of gloo, nccl" in plain["no such transport"]

@@ -8,9 +8,10 @@ Leaves `report.json`. vLLM is imported once, and every model is built in a fork 
 import importlib
 import json
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from torch.distributed import (
 from torch.distributed.distributed_c10d import PrefixStore
 
 from tests.runtime.live_models import model_of
+from tests.runtime.odd_transports import Passing
 from tests.sglang.configs import random_values
 from tests.sglang.replay import UNWRITTEN, bits
 from tests.vllm.cases import Case
 from tests.vllm.engines import derive, trace
 from tests.vllm.results import Result
 from tranship.compiler.pipeline import compile_transfer
+from tranship.runtime.errors import DistributedError
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.forks import run_forks
 from tranship.runtime.frameworks.tracing.sources import on_meta
@@ -37,7 +40,12 @@ from tranship.runtime.frameworks.vllm.plugin import BACKEND, register
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Sender
 from tranship.runtime.transports.gloo import connect_gloo
-from tranship.runtime.transports.protocol import TransportError, World
+from tranship.runtime.transports.protocol import (
+    MessageTransport,
+    Parcel,
+    TransportError,
+    World,
+)
 from tranship.schema.codec import dump
 from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.expand import expand
@@ -47,6 +55,8 @@ from tranship.schema.transfer import Options
 PLAIN, QUANTIZED = Case("qwen3", False, 1, 1), Case("qwen3_moe", True, 1, 1)
 LATENT = Case("deepseek_v3", True, 1, 1)
 TIMEOUT = 30.0
+SPOILED = "spoiled"
+"""The meeting in which an update fails."""
 
 
 def worker(folder: Path) -> tuple[Any, Any]:
@@ -71,6 +81,15 @@ def refused(engine: Any, info: dict[str, Any]) -> str:
     return ""
 
 
+@dataclass
+class Spoiling(Passing):
+    """Changes one bit of everything that is sent."""
+
+    def exchange(self, number: int, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> None:
+        sends[0].memory[5] ^= 4
+        self.inner.exchange(number, sends, receives)
+
+
 @contextmanager
 def trainer(result: Result, given: Manifest) -> Generator[tuple[int, Any]]:
     """Serve a store; yield the port, and a way to meet the engine anew and publish a version."""
@@ -84,7 +103,8 @@ def trainer(result: Result, given: Manifest) -> Generator[tuple[int, Any]]:
 
     def serve(name: str, version: int) -> None:
         store_of_meeting, world = PrefixStore(name, store), World(senders=1, receivers=1)
-        end = connect_gloo(store_of_meeting, world, Side.SENDER, 0, TIMEOUT)
+        end: MessageTransport = connect_gloo(store_of_meeting, world, Side.SENDER, 0, TIMEOUT)
+        end = Spoiling(end) if name == SPOILED else end
         with Sender.bind(plan, given, live_tensors(source), end, 0) as sender:
             sender.publish(version)
 
@@ -123,12 +143,16 @@ def update(result: Result) -> None:
         report["other manifest"] = refused(engine, info | {"manifest": files["other"]})
         report["other rank"] = refused(engine, info | {"first_rank": 5})
         report["nobody serves"] = refused(engine, info | {"port": 1, "timeout": 1.0})
-        for version, name in enumerate(("first", "second"), 1):
+        for version, name in enumerate(("first", SPOILED, "second"), 1):
             checkpoint = random_values(like, version)
             before = addresses(model)
             sent = publish(name, version, checkpoint)
             engine.init_transfer_engine(engine.parse_init_info(info | {"name": name}))
             engine.start_weight_update()
+            if name == SPOILED:
+                report["spoiled"] = spoiled(engine, version)
+                report["then"] = [bool(tensor.isnan().all()) for tensor in norms(model)]
+                continue
             engine.update_weights({"version": version})
             engine.finish_weight_update()
             sent.result()
@@ -137,6 +161,20 @@ def update(result: Result) -> None:
         engine.shutdown()
     report |= {"equal": equal, "in place": in_place}
     (result.folder / "report.json").write_text(json.dumps(report))
+
+
+def spoiled(engine: Any, version: int) -> str:
+    """Return why an update failed."""
+    try:
+        engine.update_weights({"version": version})
+    except DistributedError as error:
+        return str(error)
+    return ""
+
+
+def norms(model: Any) -> list[torch.Tensor]:
+    """Return the weights of all norms, without which nothing is computed."""
+    return [one for name, one in model.named_parameters() if name.endswith("norm.weight")]
 
 
 def addresses(model: Any) -> dict[str, int]:

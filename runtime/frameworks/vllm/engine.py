@@ -5,11 +5,13 @@ Importing this module imports vLLM.
 """
 
 import importlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from torch import Tensor
 from torch.distributed import (
     TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
@@ -21,7 +23,7 @@ from tranship.runtime.frameworks.vllm.kept import find_reworked
 from tranship.runtime.frameworks.vllm.recipes import AbsorbedWeights
 from tranship.runtime.frameworks.vllm.trace import PASSING
 from tranship.runtime.live import LiveTensor
-from tranship.runtime.session import Receiver, require_own_plan
+from tranship.runtime.session import Receiver, State, require_own_plan
 from tranship.runtime.transports.named import TRANSPORTS, connect_by_name
 from tranship.runtime.transports.protocol import Transport, TransportError, World
 from tranship.schema.codec import load
@@ -79,6 +81,7 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
 
     receiver: Receiver | None = None
     absorbed: AbsorbedWeights | None = None
+    rewritten: Sequence[Tensor] = ()
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Meet the trainer, and bind this worker's model to the plan.
@@ -104,6 +107,7 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         recipes = absorbed.recipes({step.recipe for step in plan.derived})
         self.receiver = Receiver.bind(plan, manifest, live, transport, rank, recipes)
         self.absorbed = absorbed
+        self.rewritten = _rewritten(manifest, rank, live)
 
     def _unfit(self, init_info: InitInfo, rank: int) -> Iterator[Diagnostic]:
         where = location(Side.RECEIVER, rank)
@@ -144,14 +148,20 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         """Receive one version.
 
         Raises:
-            DistributedError: no rank has committed the version; unless that was found before the
-                first byte, the model must not serve until a later update succeeds.
+            DistributedError: no rank has committed the version. Unless that was found before the
+                first byte, weights have become NaN, until a later update succeeds: vLLM goes on
+                serving if it is asked to, and nobody is to take a mixture for a version.
             RuntimeError: the engine is not initialized.
         """
         if self.receiver is None or self.absorbed is None:
             raise RuntimeError("init_transfer_engine comes before the first update")
         self.absorbed.begin()
-        self.receiver.receive(update_info.version)
+        try:
+            self.receiver.receive(update_info.version)
+        finally:
+            if self.receiver.state is State.TORN:
+                for tensor in self.rewritten:
+                    tensor.fill_(math.nan)
 
     def finish_weight_update(self) -> None:
         """Refuse to serve what is not one version.
@@ -167,3 +177,12 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         if self.receiver is not None:
             self.receiver.close()
             self.receiver = None
+
+
+def _rewritten(manifest: Manifest, rank: int, live: Mapping[str, LiveTensor]) -> tuple[Tensor, ...]:
+    """Return tensors of which an update writes every element; some are left out, norms are not."""
+    return tuple(
+        live[record.name].tensor
+        for record in expand(manifest, [rank]).buffers
+        if record.pieces and not record.fills and record.encoding.kind == "plain"
+    )
