@@ -102,6 +102,26 @@ def test_a_model_that_has_its_session_goes_and_the_session_is_closed_once(
     assert len(closed) == len(set(closed)) == WORLD.size
 
 
+LIVES_ON = """
+import builtins, sys
+from tests.runtime.local_jobs import bf16, bound
+from tranship.runtime.replay import RoundReplayer
+
+RoundReplayer.close = lambda replayer: sys.stderr.write("closed")
+job = bound(bf16())
+builtins.kept = bound(bf16())
+job.senders[0].close()
+"""
+
+
+def test_the_end_of_a_process_closes_nothing_and_says_nothing() -> None:
+    command = [sys.executable, "-X", "dev", "-c", LIVES_ON]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("closed")) == (0, 1), done.stderr
+    assert "Exception" not in done.stderr
+
+
 # --- sockets --------------------------------------------------------------------------------------
 
 

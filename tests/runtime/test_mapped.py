@@ -138,6 +138,35 @@ def test_memory_that_was_mapped_and_is_gone_tears_the_step(registry: Registry) -
     assert [own.committed_version for own in sessions] == [1] * WORLD.size
 
 
+def test_memory_of_a_receiver_that_was_replaced_is_not_written(registry: Registry) -> None:
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    parameter = models[WORLD.senders].get_parameter("model.norm.weight")
+    held, parameter.data = parameter.data, parameter.data.clone()
+    assert codes_of(step(sessions, models, 2)) == ["TS810"]
+    assert wrong(models, 1) == []
+    parameter.data = held
+    assert not [r for r in step(sessions, models, 3) if isinstance(r, BaseException)]
+    assert wrong(models, 3) == []
+
+
+def test_samples_that_fail_tear_one_step_and_no_later_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(samples: SampleKernels, group: int) -> None:
+        raise RuntimeError(f"no sample of group {group}")
+
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleKernels, "run", fail)
+        results = step(sessions, models, 2)
+    assert set(codes_of(results)) == {"TS838"}
+    assert "no sample of group 2" in str(results[-1])
+    assert not [r for r in step(sessions, models, 3) if isinstance(r, BaseException)]
+    assert wrong(models, 3) == []
+
+
 def mapping(world: World) -> list[CudaIpcTransport]:
     """Let all ranks meet that map memory."""
     store = HashStore()
