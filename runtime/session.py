@@ -14,8 +14,8 @@ rank has its own manifest only. `tranship verify` proves the plan for the inputs
 names, and binding refuses a plan that is not of this rank's manifest.
 """
 
-import weakref
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Self
 
@@ -63,13 +63,12 @@ class _Session:
     memory that stays mapped cannot be given back by the process that it is of.
     """
 
+    _replayer: Replayer | None = None
+
     def __init__(self, end: Endpoint) -> None:
         self._end = end
         self._replayer = replayer(end)
         self._committed: int | None = None
-        self._closing = weakref.finalize(self, self._replayer.close)
-        # A process that ends maps nothing, and has no GPU to wait for any more.
-        self._closing.atexit = False
 
     def __enter__(self) -> Self:
         return self
@@ -77,16 +76,29 @@ class _Session:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Give back what binding took. A later step is refused on all ranks. May be repeated."""
-        self._closing()
+    # No `weakref.finalize`: it would hold the model for good, and so a session that the model has.
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        # A process that ends maps nothing, and has no GPU to wait for any more.
+        if not ending():
+            self.close()
 
-    def _agree(self, version: int) -> None:
+    def close(self) -> None:
+        """Give back what binding took; not during a step. May be repeated.
+
+        A later step is refused on all ranks.
+        """
+        own, self._replayer = self._replayer, None
+        if own is not None:
+            own.close()
+
+    def _agree(self, version: int) -> Replayer:
+        """Return what is to run the step on which all ranks have agreed."""
         end, own, committed = self._end, self._replayer, self._committed
-        if self._closing.alive:
+        if own is not None:
             agree(end, version, committed, _prepared(end, own, version), own.begin)
-        else:
-            agree(end, version, committed, over(end, "the session is closed"))
+            return own
+        agree(end, version, committed, over(end, "the session is closed"))
+        raise AssertionError("nobody agrees on a step of a session that is closed")
 
 
 class Sender(_Session):
@@ -116,8 +128,8 @@ class Sender(_Session):
         Raises:
             DistributedError: no rank has committed; the same version may be published again.
         """
-        self._agree(version)
-        stats = conclude(self._end, _replayed(self._replayer, version), version)
+        own = self._agree(version)
+        stats = conclude(self._end, _replayed(own, version), version)
         self._committed = version
         return stats
 
@@ -181,9 +193,9 @@ class Receiver(_Session):
             DistributedError: no rank has committed. Unless it was found before the first byte, the
                 state is torn, until a later update succeeds.
         """
-        self._agree(version)
+        own = self._agree(version)
         self._state = State.TORN
-        stats = conclude(self._end, _replayed(self._replayer, version), version)
+        stats = conclude(self._end, _replayed(own, version), version)
         self._committed, self._state = version, State.COMMITTED
         return stats
 

@@ -247,6 +247,17 @@ def test_a_value_that_changes_after_it_was_read_shows_in_its_group(pair: Pair, n
     assert unequal([read[group] for group in groups], pair.sample(groups)) == []
 
 
+def test_samples_of_memory_that_is_gone_are_not_read(pair: Pair) -> None:
+    assert pair.samples is not None
+    for number in (4, TENSORS - 1):
+        tensor, here, elsewhere = pair.sent[number], pair.sent[number].data, pair.sent[number] + 1
+        tensor.data = elsewhere
+        with pytest.raises(RuntimeError, match="not where it was"):
+            pair.samples.run(pair.group(number))
+        tensor.data = here
+    assert pair.sample(range(GROUPS)) == pair.sampled
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 

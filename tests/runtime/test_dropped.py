@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
@@ -18,6 +20,7 @@ from torch.distributed import (
 from tests.runtime.local_jobs import WORLD, bf16, bound, codes
 from tests.runtime.thread_ranks import bind_all, publish_all, step_all
 from tranship.runtime.errors import DistributedError
+from tranship.runtime.replay import RoundReplayer
 from tranship.runtime.step import StepStats
 from tranship.runtime.transports.gloo import connect_gloo
 from tranship.runtime.transports.local import connect_locally
@@ -74,6 +77,51 @@ def test_a_with_block_closes_a_session_and_later_steps_are_refused_everywhere() 
     assert all(receiver.serving_allowed for receiver in job.receivers)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_model_that_has_its_session_goes_and_the_session_is_closed_once(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.collect()
+    closed: list[int] = []
+
+    def close(replayer: RoundReplayer) -> None:
+        closed.append(id(replayer))
+
+    def models() -> list[weakref.ref[nn.Module]]:
+        job = bound(bf16())
+        for model, session in zip(job.engines, job.receivers, strict=True):
+            vars(model)["session"] = session
+            if before:
+                session.close()
+        return [weakref.ref(model) for model in job.engines]
+
+    monkeypatch.setattr(RoundReplayer, "close", close)
+    held_weakly = models()
+    gc.collect()
+    assert [model() for model in held_weakly] == [None] * WORLD.receivers
+    assert len(closed) == len(set(closed)) == WORLD.size
+
+
+LIVES_ON = """
+import builtins, sys
+from tests.runtime.local_jobs import bf16, bound
+from tranship.runtime.replay import RoundReplayer
+
+RoundReplayer.close = lambda replayer: sys.stderr.write("closed")
+job = bound(bf16())
+builtins.kept = bound(bf16())
+job.senders[0].close()
+"""
+
+
+def test_the_end_of_a_process_closes_nothing_and_says_nothing() -> None:
+    command = [sys.executable, "-X", "dev", "-c", LIVES_ON]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("closed")) == (0, 1), done.stderr
+    assert "Exception" not in done.stderr
+
+
 # --- sockets --------------------------------------------------------------------------------------
 
 
@@ -107,6 +155,7 @@ def test_sockets_of_ranks_that_met_and_did_not_bind_are_removed(places: Path) ->
 ENDS = """
 import os
 import torch
+from torch import nn
 from torch.distributed import HashStore
 from tranship.runtime.transports.meeting import meet
 from tranship.runtime.transports.protocol import World

@@ -1,6 +1,6 @@
 """All ranks of an engine, derived from some: against manifests that say what each of them holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -81,11 +81,14 @@ def test_ranks_that_are_not_alike_are_not_derived(
     assert find_pattern(told(manifest)) is None
 
 
+@pytest.mark.parametrize("ranks", [basis, proof])
 @pytest.mark.parametrize("which", ["piece", "shape", "name"])
-def test_one_rank_that_differs_is_noticed(tmp_path: Path, which: str) -> None:
+def test_one_rank_that_differs_is_noticed(
+    tmp_path: Path, which: str, ranks: Callable[[Sequence[Axis], int], Sequence[int]]
+) -> None:
     manifest = made(tmp_path, "qwen3", "sglang", {"tp_size": 32}, fp8=False, **EVEN)
     traced = told(manifest)
-    rank = proof(manifest.axes, 32)[1]
+    rank = ranks(manifest.axes, 32)[1]
     first, *rest = traced[rank].buffers
     changed = {
         "piece": replace(first, pieces=(replace(first.pieces[0], offset=1),)),
@@ -163,3 +166,8 @@ def test_coordinates_are_as_fine_as_the_axes_need() -> None:
     assert basis(axes, 32) == (0, 1, 4)
     assert 31 in proof(axes, 32)
     assert not {0, 1, 4} & set(proof(axes, 32))
+
+
+def test_all_ranks_are_traced_where_axes_do_not_nest() -> None:
+    axes = (Axis(name="a", stride=2, size=12), Axis(name="b", stride=3, size=2))
+    assert sample(axes, 24) == tuple(range(24))

@@ -5,7 +5,11 @@ run in the interpreter, one at a time.
 """
 
 import gc
+import tempfile
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import pytest
@@ -136,6 +140,81 @@ def test_memory_that_was_mapped_and_is_gone_tears_the_step(registry: Registry) -
     assert all("TS819" in str(result) for result in results)
     assert [own.state for own in sessions if isinstance(own, Receiver)] == [State.TORN] * 2
     assert [own.committed_version for own in sessions] == [1] * WORLD.size
+
+
+def test_memory_of_a_receiver_that_was_replaced_is_not_written(registry: Registry) -> None:
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    parameter = models[WORLD.senders].get_parameter("model.norm.weight")
+    held, parameter.data = parameter.data, parameter.data.clone()
+    assert codes_of(step(sessions, models, 2)) == ["TS810"]
+    assert wrong(models, 1) == []
+    parameter.data = held
+    assert not [r for r in step(sessions, models, 3) if isinstance(r, BaseException)]
+    assert wrong(models, 3) == []
+
+
+def test_samples_that_fail_tear_one_step_and_no_later_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(samples: SampleKernels, group: int) -> None:
+        raise RuntimeError(f"no sample of group {group}")
+
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleKernels, "run", fail)
+        results = step(sessions, models, 2)
+    assert set(codes_of(results)) == {"TS838"}
+    assert "no sample of group 2" in str(results[-1])
+    assert not [r for r in step(sessions, models, 3) if isinstance(r, BaseException)]
+    assert wrong(models, 3) == []
+
+
+def test_receivers_wait_for_the_weights_before_they_read(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: defaultdict[int, list[str]] = defaultdict(list)
+    run = DirectKernels.run
+
+    def hold(event: Event, stream: object) -> None:
+        order[get_ident()].append("hold")
+
+    def read(kernels: DirectKernels, group: int) -> None:
+        order[get_ident()].append("read")
+        run(kernels, group)
+
+    monkeypatch.setattr(Event, "hold", hold)
+    monkeypatch.setattr(DirectKernels, "run", read)
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    assert [*order.values()] == [[*["hold"] * WORLD.senders, "read"]] * WORLD.receivers
+
+
+def test_a_sender_whose_weights_are_not_ready_is_heard_of_before_anything_is_read(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: Event, stream: object) -> None:
+        raise RuntimeError("the GPU is lost")
+
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Event, "record", fail)
+        results = step(sessions, models, 2)
+    assert set(codes_of(results)) == {"TS838"}
+    assert "waiting for the weights failed: the GPU is lost" in str(results[-1])
+    assert all(own.serving_allowed for own in sessions if isinstance(own, Receiver))
+    assert wrong(models, 1) == []
+
+
+def test_nobody_listens_any_more_where_all_are_bound(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sessions, _ = bound()
+    assert [own for own in sessions if isinstance(own, BaseException)] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def mapping(world: World) -> list[CudaIpcTransport]:

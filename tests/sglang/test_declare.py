@@ -36,6 +36,8 @@ CHECKPOINT = {
     "norm.weight": torch.empty(4, dtype=torch.bfloat16, device="meta"),
 }
 
+CODES = ("gate.weight", "up.weight", "norm.weight")
+
 
 class Fused(nn.Module):
     """Holds experts of one gate and one up projection each, with scales, and a padded norm."""
@@ -198,6 +200,16 @@ def test_scales_of_another_grid_are_refused(block: tuple[int, ...]):
     trace = trace_load(model, CHECKPOINT)
     with pytest.raises(DiagnosticError, match="does not hold one scale per block"):
         declare(replace(ENGINE, block=block), live_tensors(model), trace, CHECKPOINT)
+
+
+@pytest.mark.parametrize("block", [BLOCK, None])
+def test_codes_without_blocks_are_refused_with_what_can_be_served(block: tuple[int, ...] | None):
+    model, checkpoint = WithoutScales(), {name: CHECKPOINT[name] for name in CODES}
+    trace = trace_load(model, checkpoint)
+    with pytest.raises(DiagnosticError) as caught:
+        declare(replace(ENGINE, block=block), live_tensors(model), trace, checkpoint)
+    [found] = [found for found in caught.value.diagnostics if found.code == "TS852"]
+    assert ("weight_block_size" in (found.help or "")) == (block is None)
 
 
 class AllPadding(nn.Module):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -27,12 +28,15 @@ class Model(nn.Module):
         super().__init__()
         self.norm = Norm()
         self.largest, self.wide = torch.tensor(0.0), torch.zeros(1)
+        self.whole, self.gone = torch.zeros(1), torch.zeros(1)
         self.calls = 0
 
     def post_load_weights(self) -> None:
         self.calls += 1
         self.largest = self.norm.get_buffer("more").amax()
         self.wide = torch.zeros(1 + self.calls)
+        self.whole = torch.ones(1, dtype=torch.int32)
+        vars(self)["gone"] = None
 
 
 NAMES = ["Model.post_load_weights", "Norm.refresh"]
@@ -67,9 +71,16 @@ def test_it_does_so_as_often_as_the_model_computes() -> None:
     assert bound.item() == 3.0
 
 
-def test_what_is_of_another_shape_is_left_to_the_session_to_refuse() -> None:
+@pytest.mark.parametrize("name", ["wide", "whole", "gone"])
+def test_what_is_no_such_tensor_any_more_is_left_to_the_session_to_refuse(name: str) -> None:
     model = Model()
-    bound = model.wide
+    bound = vars(model)[name]
     step(model, 2.0, [(NAMES[0], bound)])
-    assert model.wide is not bound
+    assert vars(model)[name] is not bound
     assert bound.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("model", [Model(), Norm()])
+def test_recipes_that_a_model_does_not_have_are_not_found(model: nn.Module) -> None:
+    others = ["Other.post_load_weights", "Other.refresh", "Norm.post_load_weights", "Model.refresh"]
+    assert find_recipes(others, model, PostLoad(model)) == {}

@@ -2,8 +2,8 @@
 
 After every update SGLang runs `process_weights_after_loading` of each layer's quantization method.
 Where that replaces, transposes or repacks parameters, a plan cannot write into them in place, and
-what it wrote would be processed once more. The methods that are let through change nothing: this
-was seen on H100 for all of them, parameter by parameter.
+what it wrote would be processed once more. The methods that are let through change nothing, unless
+an option asks for it: this was seen on H100 for all of them, parameter by parameter.
 """
 
 from collections import defaultdict
@@ -73,12 +73,22 @@ def _reason(module: nn.Module) -> str | None:
     # Others have an attribute of this name too, such as a text.
     if not hasattr(method, "process_weights_after_loading"):
         return None
+    if getattr(module, "_mega_moe_weights_built", False):
+        return "experts are interleaved for the kernels of mega MoE"
     name = type(method).__name__
     if name in _UNTOUCHED:
-        return None
+        return next(_reasons_of_experts(method), None)
     if name not in _BY_BLOCKS:
         return f"nothing is known of what {name} makes of weights"
     return next(_reasons_of_fp8(method), None)
+
+
+def _reasons_of_experts(method: Any) -> Iterator[str]:
+    if getattr(method, "use_flashinfer_trtllm_moe", False):
+        yield "experts are laid out in blocks for TensorRT-LLM's kernels"
+    # In place, and of the same shape: nothing else tells.
+    if getattr(method, "w13_swiglu_interleaved", False):
+        yield "rows of gates and up projections are interleaved"
 
 
 def _reasons_of_fp8(method: Any) -> Iterator[str]:

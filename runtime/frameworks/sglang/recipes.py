@@ -67,7 +67,7 @@ def find_recipes(names: Iterable[str], model: nn.Module, post_load: PostLoad) ->
     found: dict[str, Recipe] = {}
     for name in set(names):
         kind, _, method = name.rpartition(".")
-        if method == POST_LOAD and kind in _kinds(model):
+        if method == POST_LOAD and kind in _kinds(model) and hasattr(model, method):
             found[name] = post_load
         elif methods := _methods(model, kind, method):
             found[name] = OwnMethod(methods, post_load)
@@ -83,6 +83,6 @@ def _methods(model: nn.Module, kind: str, method: str) -> dict[int, Callable[[],
     return {
         tensor.data_ptr(): getattr(owner, method)
         for _, owner in submodules(model)
-        if kind in _kinds(owner)
+        if kind in _kinds(owner) and hasattr(owner, method)
         for _, _, tensor in held_tensors(owner)
     }

@@ -39,6 +39,12 @@ CONSTANTS: Mapping[str, str] = {
 POST_PROCESSING = "process_weights_after_loading"
 """What engines call the method of a layer that puts other tensors in place of those it loaded."""
 
+_ONLY_BLOCKS = (
+    "config.json names no blocks (quantization_config.weight_block_size), and a plan writes no"
+    " other scales: serve BF16, or a checkpoint in FP8 by blocks"
+)
+"""What to do where an engine keeps codes with a scale per tensor, or per channel."""
+
 Checkpoint = Mapping[str, torch.Tensor]
 
 
@@ -273,7 +279,8 @@ def _encodings(loaded: _Loaded) -> dict[str, EncodingRecord]:
             continue
         scale = scales.pop(tensors, None)
         if scale is None or loaded.engine.block is None:
-            loaded.report("TS852", f"{buffer} holds codes, and no buffer holds just their scales")
+            message = f"{buffer} holds codes, and no buffer holds just their scales"
+            loaded.report("TS852", message, None if loaded.engine.block else _ONLY_BLOCKS)
             continue
         encodings[buffer] = EncodingRecord("scaled", loaded.engine.block, scale, "any")
         encodings[scale] = EncodingRecord("scale", of=buffer)
