@@ -58,6 +58,8 @@ def test_joined_programs_write_what_each_receiver_shall_hold(
 
 # --- kernels ------------------------------------------------------------------------------------
 
+SHORT = (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
+
 
 def bound_samples(plan_: TransferPlan, sources: list[list[Tensor]]) -> list[SampleKernels | None]:
     """Bind what each sender compares, unless it holds nothing that is sent."""
@@ -106,15 +108,18 @@ def test_what_a_receiver_keeps_of_a_group_has_the_digest_of_what_was_sent(
         own = bound(receiver.buffers, kept[receiver.rank])
         kernels = bind_direct(direct(receiver, senders), own, sources, DEVICE)
         for group in SOME_GROUPS:
-            kernels.totals.clear()
             kernels.run(group)
             if CUDA:
                 torch.cuda.synchronize()
             found = [hex_digest(digest) for digest, _ in kernels.found(group)]
             sent = [found_by(each, group, receiver.rank) for each in samples]
             assert found == [hex_digest(digest) for digest in sent]
-    if CUDA:
-        assert different(kept, wanted) == []
+    # The interpreter rounds to short types in another way.
+    exact = {
+        rank: {n: tensor for n, tensor in own.items() if CUDA or tensor.dtype not in SHORT}
+        for rank, own in wanted.items()
+    }
+    assert different(kept, exact) == []
 
 
 # --- many small tensors -------------------------------------------------------------------------

@@ -230,7 +230,6 @@ def test_receivers_pack_what_they_read_of_the_senders_memory(case: Case) -> None
         buffers = [held.memory(use.name) for use in own.buffers]
         jobs = direct(own, senders)
         kernels = bind_direct(jobs, buffers, sources, DEVICE, list(held.packed.values()))
-        kernels.totals.clear()
         kernels.run(0)
         codes, words = case.expected(rank, 1)
         assert torch.equal(held.tensors[CODES].cpu().view(torch.uint8), codes.view(torch.uint8))
