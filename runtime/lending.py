@@ -19,12 +19,13 @@ from tranship.runtime.bind import find_moved, location
 from tranship.runtime.dtypes import torch_dtype
 from tranship.runtime.messages import Finding, failed, told
 from tranship.runtime.replay import Endpoint
-from tranship.runtime.sharing.channel import ChannelError, connect
+from tranship.runtime.sharing.channel import ChannelError
 from tranship.runtime.sharing.cuda_calls import device_uuid
 from tranship.runtime.sharing.descriptors import close_all
 from tranship.runtime.sharing.events import SharedEvent
 from tranship.runtime.sharing.mapping import Mapped, open_offer
 from tranship.runtime.sharing.offer import Offer, make_offer
+from tranship.runtime.sharing.sockets import connect
 from tranship.runtime.sharing.watch import Watch, watch
 from tranship.runtime.streams import wait_for
 from tranship.runtime.transports.meeting import Meeting

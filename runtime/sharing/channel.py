@@ -5,16 +5,12 @@ byte of its own, so that the kernel hands it over with exactly that byte.
 """
 
 import os
-import secrets
 import select
 import socket
-import stat
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -34,12 +30,6 @@ _HEADER = struct.Struct("<QI")
 """Bytes of the text, and the number of descriptors."""
 
 _DESCRIPTOR = struct.Struct("i")
-
-_CREDENTIALS = struct.Struct("iII")
-"""`struct ucred`: process, user, group."""
-
-_MAX_PATH = 107
-"""Bytes of a socket's path: `sun_path` has 108, with a zero at the end (unix(7))."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -82,7 +72,7 @@ class Channel:
     def _send_all(self, data: bytes, descriptors: Sequence[int]) -> None:
         if len(data) > MAX_BYTES:
             raise ChannelError(f"a message of {len(data):,} bytes is over the limit {MAX_BYTES:,}")
-        deadline = _Deadline(self._timeout)
+        deadline = Deadline(self._timeout)
         header = _HEADER.pack(len(data), len(descriptors))
         try:
             if not descriptors:
@@ -104,7 +94,7 @@ class Channel:
         Raises:
             ChannelError: nothing came in time, the other process is gone, or descriptors came.
         """
-        deadline, task = _Deadline(timeout), self.reading()
+        deadline, task = Deadline(timeout), self.reading()
         awake = time.monotonic() + spin
         try:
             return _finished(task, lambda: self._pause(deadline, awake))
@@ -141,7 +131,7 @@ class Channel:
         """
         try:
             with closed_on_error() as descriptors:
-                text = self._receive_all(_Deadline(timeout), descriptors)
+                text = self._receive_all(Deadline(timeout), descriptors)
                 return model.model_validate_json(text), descriptors
         except ValidationError as error:
             self.close()
@@ -149,7 +139,7 @@ class Channel:
         except BaseException as error:
             raise self.failure("receiving", error) from None
 
-    def _receive_all(self, deadline: "_Deadline", descriptors: list[int]) -> bytearray:
+    def _receive_all(self, deadline: "Deadline", descriptors: list[int]) -> bytearray:
         """Receive a text and put what comes with it into `descriptors`."""
         length, count = self._checked_header(self._receive(_HEADER.size, deadline, begun=False))
         allow_descriptors(count)
@@ -176,7 +166,7 @@ class Channel:
         """Close the connection; the other end finds out when it next waits. May be repeated."""
         self._socket.close()
 
-    def _send(self, data: bytes, deadline: "_Deadline") -> None:
+    def _send(self, data: bytes, deadline: "Deadline") -> None:
         _finished(self._write(data), lambda: self._wait(select.POLLOUT, deadline))
 
     def _write(self, data: bytes) -> Generator[None, None, None]:
@@ -188,7 +178,7 @@ class Channel:
             except BlockingIOError:
                 yield
 
-    def _send_batch(self, descriptors: Sequence[int], deadline: "_Deadline") -> None:
+    def _send_batch(self, descriptors: Sequence[int], deadline: "Deadline") -> None:
         while True:
             try:
                 socket.send_fds(self._socket, [b"\0"], descriptors)
@@ -197,14 +187,14 @@ class Channel:
             else:
                 return
 
-    def _wait(self, events: int, deadline: "_Deadline") -> None:
+    def _wait(self, events: int, deadline: "Deadline") -> None:
         """Sleep until the socket can be read or written, or the time is over."""
         poll = select.poll()
         poll.register(self._socket, events)
         # Linux takes no more milliseconds than an int holds.
         poll.poll(min(deadline.left(), _LONGEST) * 1e3)
 
-    def _receive(self, length: int, deadline: "_Deadline", *, begun: bool = True) -> bytearray:
+    def _receive(self, length: int, deadline: "Deadline", *, begun: bool = True) -> bytearray:
         """Read so many bytes; `begun` tells whether the message had begun before."""
         task = self._read(length, begun=begun)
         return _finished(task, lambda: self._wait(select.POLLIN, deadline))
@@ -226,14 +216,14 @@ class Channel:
             rest = rest[count:]
         return data
 
-    def _pause(self, deadline: "_Deadline", awake: float) -> None:
+    def _pause(self, deadline: "Deadline", awake: float) -> None:
         """Let others run until the moment `awake`, and sleep after it."""
         if time.monotonic() < min(awake, deadline.end):
             os.sched_yield()
         else:
             self._wait(select.POLLIN, deadline)
 
-    def _receive_batch(self, descriptors: list[int], count: int, deadline: "_Deadline") -> None:
+    def _receive_batch(self, descriptors: list[int], count: int, deadline: "Deadline") -> None:
         byte, ancillary = self._receive_ancillary(count, deadline)
         found = list(_descriptors(ancillary))
         descriptors += found
@@ -243,7 +233,7 @@ class Channel:
             raise ChannelError(f"of {count} file descriptors {len(found)} came through")
 
     def _receive_ancillary(
-        self, count: int, deadline: "_Deadline"
+        self, count: int, deadline: "Deadline"
     ) -> tuple[bytes, list[tuple[int, int, bytes]]]:
         # socket.recv_fds takes flags and drops them (CPython 3.11).
         space = socket.CMSG_LEN(count * _DESCRIPTOR.size)
@@ -266,84 +256,8 @@ class Channel:
         return error
 
 
-class Listener:
-    """A socket that other processes of this user can connect to."""
-
-    def __init__(self, listening: socket.socket, path: Path) -> None:
-        self._socket = listening
-        self.path = path
-        """Where the socket is, to be told to whoever shall connect."""
-
-    def accept(self, timeout: float) -> Channel:
-        """Wait `timeout` seconds for a process to connect.
-
-        Raises:
-            ChannelError: none came in time, or one of another user came, which was turned away.
-        """
-        try:
-            self._socket.settimeout(_Deadline(timeout).left())
-            connection, _ = self._socket.accept()
-        except OSError as error:
-            reason = error.strerror or "none came in time"
-            raise ChannelError(f"waiting for a process at {self.path}: {reason}") from None
-        return _checked(connection, timeout)
-
-    def close(self) -> None:
-        """Stop listening and remove the socket from its directory. May be repeated."""
-        self._socket.close()
-        self.path.unlink(missing_ok=True)
-
-
-def private_directory() -> Path:
-    """Make a directory for sockets that only this user can enter; the caller removes it."""
-    return Path(tempfile.mkdtemp(prefix="tranship-"))
-
-
-def listen(directory: Path) -> Listener:
-    """Listen at a fresh name in `directory`.
-
-    Raises:
-        ValueError: others can enter the directory, or it is no directory of this user.
-    """
-    _require_private(directory)
-    path = directory / f"{secrets.token_hex(8)}.sock"
-    if len(os.fsencode(path)) > _MAX_PATH:
-        raise ValueError(f"the path of a socket has {_MAX_PATH} bytes at most, unlike {path}")
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(os.fspath(path))
-        listening.listen()
-    except BaseException:
-        listening.close()
-        raise
-    return Listener(listening, path)
-
-
-def connect(path: Path, timeout: float) -> Channel:
-    """Connect to the process that listens at `path`, within `timeout` seconds.
-
-    Raises:
-        ChannelError: nobody listens there, or a process of another user does.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(_Deadline(timeout).left())
-        connection.connect(os.fspath(path))
-    except OSError as error:
-        connection.close()
-        raise ChannelError(f"connecting to {path}: {error.strerror or 'too late'}") from None
-    return _checked(connection, timeout)
-
-
-def peer_credentials(connection: socket.socket) -> tuple[int, int]:
-    """Return process and user of the other end, as they were when it connected, or listened."""
-    option = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, user, _ = _CREDENTIALS.unpack(option)
-    return pid, user
-
-
 @dataclass(slots=True)
-class _Deadline:
+class Deadline:
     """A moment `seconds` from when this is made."""
 
     seconds: float
@@ -375,32 +289,11 @@ def _finished(task: Generator[None, None, T], pause: Callable[[], None]) -> T:
         pause()
 
 
-def _checked(connection: socket.socket, timeout: float) -> Channel:
-    pid, user = peer_credentials(connection)
-    if user != os.geteuid():
-        connection.close()
-        raise ChannelError(f"process {pid} is of user {user}, this one of {os.geteuid()}")
-    return Channel(connection, pid, timeout)
-
-
 def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> Iterator[int]:
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             whole = len(content) - len(content) % _DESCRIPTOR.size
             yield from (number for (number,) in _DESCRIPTOR.iter_unpack(content[:whole]))
-
-
-def _require_private(directory: Path) -> None:
-    try:
-        found = directory.lstat()
-    except OSError as error:
-        raise ValueError(f"{directory} cannot hold a socket: {error.strerror}") from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"{directory} is not a directory")
-    if found.st_uid != os.geteuid():
-        raise ValueError(f"{directory} belongs to user {found.st_uid}, not to {os.geteuid()}")
-    if (mode := stat.S_IMODE(found.st_mode)) != 0o700:
-        raise ValueError(f"{directory} has mode {mode:04o}: it must be 0700, closed to others")
 
 
 def _first(error: ValidationError) -> str:

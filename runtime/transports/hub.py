@@ -11,7 +11,8 @@ from itertools import accumulate, pairwise
 
 from pydantic import Field
 
-from tranship.runtime.sharing.channel import MAX_BYTES, Channel, ChannelError, Listener
+from tranship.runtime.sharing.channel import MAX_BYTES, Channel, ChannelError
+from tranship.runtime.sharing.sockets import Listener
 from tranship.runtime.sharing.together import receive_all, send_all
 from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, nothing
 from tranship.schema.manifest import Frozen

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tranship.runtime.bind import location
 from tranship.runtime.overlap import Span, span
-from tranship.runtime.sharing.channel import Channel, ChannelError, connect
+from tranship.runtime.sharing.channel import Channel, ChannelError
 from tranship.runtime.sharing.descriptors import close_all
 from tranship.runtime.sharing.mapping import Mapped, open_offer
 from tranship.runtime.sharing.offer import Offer, make_offer
+from tranship.runtime.sharing.sockets import connect
 from tranship.runtime.transports.meeting import Meeting
 from tranship.runtime.transports.protocol import Parcel, World
 from tranship.schema.manifest import Frozen, Side

@@ -10,14 +10,8 @@ from typing import Protocol
 from pydantic import ValidationError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from tranship.runtime.sharing.channel import (
-    Channel,
-    ChannelError,
-    Listener,
-    connect,
-    listen,
-    private_directory,
-)
+from tranship.runtime.sharing.channel import Channel, ChannelError
+from tranship.runtime.sharing.sockets import Listener, connect, listen, private_directory
 from tranship.runtime.transports.control import Control
 from tranship.runtime.transports.hub import join_hub, open_hub
 from tranship.runtime.transports.protocol import Gathered, Meanwhile, TransportError, World, nothing

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tranship.runtime.sharing.channel import Channel, connect
+from tranship.runtime.sharing.channel import Channel
 from tranship.runtime.sharing.descriptors import close_all
+from tranship.runtime.sharing.sockets import connect
 from tranship.schema.manifest import Frozen
 
 SECONDS = 20.0

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from tranship.runtime.bind import location
-from tranship.runtime.sharing.channel import Channel, ChannelError, connect, listen
+from tranship.runtime.sharing.channel import Channel, ChannelError
 from tranship.runtime.sharing.descriptors import close_all
 from tranship.runtime.sharing.offer import Offer, make_offer
+from tranship.runtime.sharing.sockets import connect, listen
 from tranship.schema.diagnostics import DiagnosticError
 from tranship.schema.manifest import Frozen, Side
 

@@ -15,17 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.runtime.channel_peer import SECONDS, Note, open_descriptors
-from tranship.runtime.sharing import channel
-from tranship.runtime.sharing.channel import (
-    BATCH,
-    MAX_BYTES,
-    Channel,
-    ChannelError,
-    Listener,
-    connect,
-    listen,
-    private_directory,
-)
+from tranship.runtime.sharing import sockets
+from tranship.runtime.sharing.channel import BATCH, MAX_BYTES, Channel, ChannelError
+from tranship.runtime.sharing.sockets import Listener, connect, listen, private_directory
 from tranship.schema.manifest import Frozen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -280,7 +272,7 @@ def test_a_process_of_another_user_is_turned_away(
     def credentials(_: socket.socket) -> tuple[int, int]:
         return 4711, other
 
-    monkeypatch.setattr(channel, "peer_credentials", credentials)
+    monkeypatch.setattr(sockets, "peer_credentials", credentials)
     before = open_descriptors()
     with pytest.raises(ChannelError, match=f"process 4711 is of user {other}"):
         connect(listener.path, SECONDS)

@@ -15,7 +15,8 @@ from torch.distributed import (
     HashStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
 )
 
-from tranship.runtime.sharing.channel import Channel, connect, listen
+from tranship.runtime.sharing.channel import Channel
+from tranship.runtime.sharing.sockets import connect, listen
 from tranship.runtime.transports.control import Control
 from tranship.runtime.transports.hub import Hub, Spoke, join_hub, joined, open_hub, parted
 from tranship.runtime.transports.protocol import Gathered, TransportError
