@@ -16,6 +16,9 @@ _CREDENTIALS = struct.Struct("iII")
 _MAX_PATH = 107
 """Bytes of a socket's path: `sun_path` has 108, with a zero at the end (unix(7))."""
 
+_OWN_PATH = len("/tranship-12345678/0123456789abcdef.sock")
+"""Bytes of it that are ours."""
+
 
 class Listener:
     """A socket that other processes of this user can connect to."""
@@ -46,8 +49,14 @@ class Listener:
 
 
 def private_directory() -> Path:
-    """Make a directory for sockets that only this user can enter; the caller removes it."""
-    return Path(tempfile.mkdtemp(prefix="tranship-"))
+    """Make a directory for sockets that only this user can enter; the caller removes it.
+
+    It is where temporary files are, unless the paths of sockets would be too long there.
+    """
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _MAX_PATH - _OWN_PATH:
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="tranship-", dir=parent))
 
 
 def listen(directory: Path) -> Listener:

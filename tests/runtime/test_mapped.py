@@ -209,12 +209,12 @@ def test_a_sender_whose_weights_are_not_ready_is_heard_of_before_anything_is_rea
 
 
 def test_nobody_listens_any_more_where_all_are_bound(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, short_folder: Path
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_folder))
     sessions, _ = bound()
     assert [own for own in sessions if isinstance(own, BaseException)] == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
 
 
 def mapping(world: World) -> list[CudaIpcTransport]:
