@@ -7,6 +7,7 @@ run in the interpreter, one at a time.
 import gc
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import get_ident
@@ -67,6 +68,19 @@ def bound(transfer: Transfer | None = None) -> tuple[Sessions, list[Any]]:
 
 def step(sessions: Sessions, models: list[Any], version: int) -> list[Any]:
     return step_all(bf16(), sessions, models, version)
+
+
+def failed_step(
+    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, fail: Callable[..., None]
+) -> tuple[Sessions, list[Any], list[Any]]:
+    """Bind, and do a step; then one in which a method fails. Return sessions, models, results."""
+    sessions, models = bound()
+    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, fail)
+        results = step(sessions, models, 2)
+    assert set(codes_of(results)) == {"TS838"}
+    return sessions, models, results
 
 
 def wrong(models: list[Any], version: int) -> list[str]:
@@ -160,12 +174,7 @@ def test_samples_that_fail_tear_one_step_and_no_later_one(
     def fail(samples: SampleKernels, group: int) -> None:
         raise RuntimeError(f"no sample of group {group}")
 
-    sessions, models = bound()
-    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
-    with monkeypatch.context() as patch:
-        patch.setattr(SampleKernels, "run", fail)
-        results = step(sessions, models, 2)
-    assert set(codes_of(results)) == {"TS838"}
+    sessions, models, results = failed_step(monkeypatch, SampleKernels, "run", fail)
     assert "no sample of group 2" in str(results[-1])
     assert not [r for r in step(sessions, models, 3) if isinstance(r, BaseException)]
     assert wrong(models, 3) == []
@@ -197,12 +206,7 @@ def test_a_sender_whose_weights_are_not_ready_is_heard_of_before_anything_is_rea
     def fail(event: Event, stream: object) -> None:
         raise RuntimeError("the GPU is lost")
 
-    sessions, models = bound()
-    assert not [r for r in step(sessions, models, 1) if isinstance(r, BaseException)]
-    with monkeypatch.context() as patch:
-        patch.setattr(Event, "record", fail)
-        results = step(sessions, models, 2)
-    assert set(codes_of(results)) == {"TS838"}
+    sessions, models, results = failed_step(monkeypatch, Event, "record", fail)
     assert "waiting for the weights failed: the GPU is lost" in str(results[-1])
     assert all(own.serving_allowed for own in sessions if isinstance(own, Receiver))
     assert wrong(models, 1) == []

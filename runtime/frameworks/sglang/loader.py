@@ -17,23 +17,16 @@ a process that survives, as in a test, the session is as it was before an order 
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
-from torch.distributed import (
-    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
-)
-from torch.distributed.distributed_c10d import PrefixStore
 
 from tranship.runtime.bind import bind, location
 from tranship.runtime.frameworks.sglang.control import (
     Bind,
     Close,
     CommittedFile,
-    Meeting,
     NamedTensors,
     Update,
     read_order,
@@ -42,8 +35,8 @@ from tranship.runtime.frameworks.sglang.layers import find_unfit
 from tranship.runtime.frameworks.sglang.recipes import PostLoad, find_recipes
 from tranship.runtime.live import LiveTensor, live_tensors
 from tranship.runtime.session import Receiver
-from tranship.runtime.transports.named import connect_by_name
-from tranship.runtime.transports.protocol import Transport, TransportError, World
+from tranship.runtime.transports.named import connect_receiver
+from tranship.runtime.transports.protocol import World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.expand import declared_ranks, expand
@@ -126,7 +119,7 @@ def _bind(model: nn.Module, order: Bind) -> None:
     post_load = PostLoad(model)
     recipes = find_recipes((step.recipe for step in plan.derived), model, post_load)
     world = World(plan.sender.world_size, plan.receiver.world_size)
-    transport = _connect(order.meeting, world, rank, device)
+    transport = connect_receiver(order.meeting, world, rank, device)
     receiver = Receiver.bind(plan, manifest, live, transport, rank, recipes)
     _close(model)
     setattr(model, _ATTRIBUTE, Session(receiver, post_load))
@@ -186,22 +179,3 @@ def _declared_once(
 
 def _memory(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-def _connect(meeting: Meeting, world: World, rank: int, device: torch.device) -> Transport:
-    """Meet the ranks of both sides.
-
-    Raises:
-        TransportError: the store cannot be reached, or not all came in time.
-    """
-    limit = timedelta(seconds=meeting.timeout)
-    try:
-        served = TCPStore(meeting.host, meeting.port, is_master=False, timeout=limit)
-        store = PrefixStore(meeting.name, served)
-        timeout = meeting.timeout
-        return connect_by_name(
-            meeting.transport, store, world, Side.RECEIVER, rank, device, timeout
-        )
-    except RuntimeError as error:
-        where, reason = f"{meeting.host}:{meeting.port}", f"{error}".partition("\n")[0]
-        raise TransportError(f"meeting {meeting.name!r} at {where} failed: {reason}") from error

@@ -8,14 +8,9 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from torch import Tensor
-from torch.distributed import (
-    TCPStore,  # pyright: ignore[reportPrivateImportUsage] -- documented there
-)
-from torch.distributed.distributed_c10d import PrefixStore
 
 from tranship.runtime.bind import bind, location
 from tranship.runtime.frameworks.tracing.ranks import lasting_tensors
@@ -24,8 +19,8 @@ from tranship.runtime.frameworks.vllm.recipes import AbsorbedWeights
 from tranship.runtime.frameworks.vllm.trace import PASSING
 from tranship.runtime.live import LiveTensor
 from tranship.runtime.session import Receiver, State, require_own_plan
-from tranship.runtime.transports.named import TRANSPORTS, connect_by_name
-from tranship.runtime.transports.protocol import Transport, TransportError, World
+from tranship.runtime.transports.named import TRANSPORTS, connect_receiver
+from tranship.runtime.transports.protocol import World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.expand import declared_ranks, expand
@@ -102,7 +97,7 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         require_own_plan(plan, manifest, Side.RECEIVER, rank)
         bind(live, manifest, Side.RECEIVER, rank)
         world = World(plan.sender.world_size, plan.receiver.world_size)
-        transport = self._connect(init_info, world, rank)
+        transport = connect_receiver(init_info, world, rank, self.device)
         absorbed = AbsorbedWeights(self.model)
         recipes = absorbed.recipes({step.recipe for step in plan.derived})
         self.receiver = Receiver.bind(plan, manifest, live, transport, rank, recipes)
@@ -123,18 +118,6 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         ranks = [rank] if rank in declared_ranks(manifest) else []
         declared = {buffer.name for buffer in expand(manifest, ranks).buffers}
         return lasting_tensors(self.model, PASSING, declared)
-
-    def _connect(self, init_info: InitInfo, world: World, rank: int) -> Transport:
-        timeout = init_info.timeout
-        limit = timedelta(seconds=timeout)
-        try:
-            served = TCPStore(init_info.host, init_info.port, is_master=False, timeout=limit)
-            store, way = PrefixStore(init_info.name, served), init_info.transport
-            return connect_by_name(way, store, world, Side.RECEIVER, rank, self.device, timeout)
-        except RuntimeError as error:
-            where, reason = f"{init_info.host}:{init_info.port}", f"{error}".partition("\n")[0]
-            message = f"meeting {init_info.name!r} at {where} failed: {reason}"
-            raise TransportError(message) from error
 
     def _rank(self) -> int:
         """Return this worker's rank among those of all data-parallel replicas."""
