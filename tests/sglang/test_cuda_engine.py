@@ -15,6 +15,7 @@ from torch.distributed import (
 )
 from torch.distributed.distributed_c10d import PrefixStore
 
+from tests.cli.golden import assert_golden
 from tests.sglang.engine_ranks import Job, Report, ready
 from tests.sglang.orders import step, update
 from tests.sglang.test_loader import VERSIONS, begin, reports
@@ -84,6 +85,8 @@ def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
     tmp_path: Path, name: str, fp8: bool, tp: int, ep: int
 ) -> None:
     transfer = cuda_transfer(tmp_path / "files", name, tp, ep, fp8, **CHANGES[name])
+    title = f"{name}-{'fp8' if fp8 else 'bf16'}-tp{tp}-ep{ep}-cuda"
+    assert_golden(f"sglang/{title}.json", (transfer.folder / "traced.json").read_text())
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     # CUDA does not survive a fork: every rank is a process that imports SGLang.
     ranks = [
