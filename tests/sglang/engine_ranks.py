@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from tests.sglang import kernels
+from tests.sglang import deepgemm, kernels
 from tests.sglang.configs import write_config
 from tests.sglang.forward import Captured, forward_pass, replace_attention
 from tests.sglang.load import loaded_model, read_tensors
@@ -75,6 +75,7 @@ class Job(BaseModel):
     closes: bool = True
     inference_mode: bool = False
     computes: bool = False
+    deepgemm: bool = False
     steps: list[Step]
 
 
@@ -133,11 +134,11 @@ class Engine:
     def _loaded(self, checkpoint: Path) -> Any:
         """Build a model, and load a checkpoint with the engine's own code."""
         tensors = read_tensors(checkpoint)
-        if self.device == CPU:
-            return loaded_model(self.model_config, tensors)
-        model = loaded_model(self.model_config, {n: t.cuda() for n, t in tensors.items()}, CUDA)
-        loader = importlib.import_module("sglang.srt.model_loader.loader")
-        loader.DefaultModelLoader.postprocess_weights(model, torch.device(CUDA))
+        held = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        model = loaded_model(self.model_config, held, self.device)
+        if self.device == CUDA or self.job.deepgemm:
+            loader = importlib.import_module("sglang.srt.model_loader.loader")
+            loader.DefaultModelLoader.postprocess_weights(model, torch.device(self.device))
         return model
 
     def _held(self) -> dict[str, tuple[int, int]]:
@@ -264,11 +265,13 @@ def managers(name: str) -> Any:
     return importlib.import_module(f"sglang.srt.managers.{name}")
 
 
-def prepare_updates(folder: Path, device: str = CPU) -> None:
+def prepare_updates(folder: Path, device: str = CPU, on_blackwell: bool = False) -> None:
     """Import what all ranks use, for the architecture of a config.json."""
     if device == CUDA:
         kernels.install()
     prepare(architecture_of(folder), device)
+    if on_blackwell:
+        deepgemm.pretend()
     managers("scheduler_components.weight_updater")
     importlib.import_module("sglang.srt.model_executor.model_runner_components.weight_updater")
     torch.set_num_threads(1)
@@ -292,7 +295,8 @@ def main(path: str) -> None:
     folder = scenario.output / "architecture"
     folder.mkdir()
     write_config(scenario.jobs[0].config, folder)
-    prepare_updates(folder, device_of(scenario.jobs[0].arguments))
+    first = scenario.jobs[0]
+    prepare_updates(folder, device_of(first.arguments), first.deepgemm)
     be_all(scenario)
 
 

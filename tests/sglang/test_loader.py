@@ -22,14 +22,21 @@ from tests.sglang.architectures import ARCHITECTURES
 from tests.sglang.engine_ranks import Job, Report, Scenario, Step
 from tests.sglang.orders import read_reports, step, update
 from tests.sglang.test_trace import FOLDER, finding_tests, pytestmark
-from tests.sglang.transfers import EngineTransfer, engine_transfer, traced_transfer
+from tests.sglang.transfers import (
+    EngineTransfer,
+    engine_transfer,
+    packed_transfer,
+    traced_transfer,
+)
 from tranship.runtime.errors import DistributedError
 from tranship.runtime.frameworks.sglang.control import Bind, Close
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Sender
 from tranship.runtime.transports.gloo import connect_gloo
 from tranship.runtime.transports.protocol import MessageTransport, World
-from tranship.schema.manifest import Side
+from tranship.schema.codec import load
+from tranship.schema.expand import expand
+from tranship.schema.manifest import Manifest, Side
 
 __all__ = ["pytestmark"]
 
@@ -123,6 +130,32 @@ def test_versions_arrive_where_modules_recompute_buffers_of_their_own(
     arguments = dict(ARCHITECTURES[name].arguments)
     found = delivered(tmp_path / "ranks", store, transfer, name, arguments=arguments)
     check_delivered(found)
+
+
+@pytest.mark.parametrize(("name", "runs_experts"), [("qwen3_moe", False), ("deepseek_v3", True)])
+def test_scales_are_packed_where_deepgemm_reads_them(
+    tmp_path: Path, store: TCPStore, name: str, runs_experts: bool
+) -> None:
+    arguments = {"moe_runner_backend": "deep_gemm" if runs_experts else "triton"}
+    options = [f"{key}={value}" for key, value in arguments.items()]
+    transfer = packed_transfer(tmp_path / "files", name, 2, "--option", *options)
+    held = expand(load(transfer.folder / "engine.json", Manifest).value).buffers
+    plain = {b.name for b in held if b.encoding.kind == "scale" and b.layout == "row_major"}
+    assert all(".experts.w" in scale for scale in plain)
+    assert bool(plain) != runs_experts
+    found = delivered(tmp_path / "ranks", store, transfer, name, arguments=arguments, deepgemm=True)
+    check_delivered(found)
+    job = Job(
+        config=dict(transfer.config),
+        tp=2,
+        arguments=arguments,
+        checkpoint=transfer.checkpoint(0),
+        steps=[step(transfer.bind("unpacked", store.port))],
+    )
+    process = begin(tmp_path / "unpacked", [job])
+    ((report,),) = reports(process, tmp_path / "unpacked", 1)
+    scale = "'model.layers.0.self_attn.o_proj.weight_scale_inv'"
+    assert f"TS803: {scale} has dtype torch.float32, declared is torch.int32" in report.error
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

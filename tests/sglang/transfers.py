@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from tranship.schema.codec import dump, load
 from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
+from tranship.schema.formulas import FormulaName
 from tranship.schema.manifest import Kind, Manifest
 from tranship.schema.plan import TransferPlan
 from tranship.schema.testing import Encoding
@@ -43,8 +44,12 @@ Sources = Mapping[str, tuple[DType, tuple[int, ...]]]
 """Dtype and shape of every tensor of the checkpoint that the engine loads."""
 
 
-def random_weights(sources: Sources, version: int) -> dict[str, Tensor]:
-    """Return all weights of a version as a trainer has them, not quantized."""
+def random_weights(sources: Sources, version: int, peaks: bool = False) -> dict[str, Tensor]:
+    """Return all weights of a version as a trainer has them, not quantized.
+
+    With `peaks` the greatest value of each block is 448 times a power of two: requantizing codes
+    whose scale is a power of two then changes neither.
+    """
     generator = torch.Generator().manual_seed(version)
     found: dict[str, Tensor] = {}
     for name, (dtype, shape) in sources.items():
@@ -53,17 +58,22 @@ def random_weights(sources: Sources, version: int) -> dict[str, Tensor]:
             values = torch.randn(shape, generator=generator) * 0.02
             if name.endswith("norm.weight"):
                 values += 1.0
+            if peaks and dtype is DType.F8E4M3FN:
+                blocks = values[..., ::128, ::128]
+                blocks.copy_(torch.randint(-12, -8, blocks.shape, generator=generator).exp2() * 448)
             found[name] = values.to(torch_dtype(plain))
     return found
 
 
-def quantized(weights: Mapping[str, Tensor], sources: Sources) -> dict[str, Tensor]:
+def quantized(
+    weights: Mapping[str, Tensor], sources: Sources, formula: FormulaName = "divide"
+) -> dict[str, Tensor]:
     """Return the checkpoint that an engine would be given of a trainer's weights."""
     found: dict[str, Tensor] = {}
     for name, (dtype, _) in sources.items():
         if dtype is DType.F8E4M3FN:
             encoding = Encoding(DType.F8E4M3FN, BLOCK)
-            found[name], found[name + SCALE_SUFFIX] = quantize(weights[name], encoding, "divide")
+            found[name], found[name + SCALE_SUFFIX] = quantize(weights[name], encoding, formula)
         elif not name.endswith(SCALE_SUFFIX):
             found[name] = weights[name].to(torch_dtype(dtype))
     return found
@@ -90,7 +100,10 @@ def bind_order(
 
 @dataclass(frozen=True)
 class EngineTransfer:
-    """A trainer of one rank, the ranks of an engine, and the committed files between them."""
+    """A trainer of one rank, the ranks of an engine, and the committed files between them.
+
+    Both sides quantize by `formula`; of powers of two, weights have peaks.
+    """
 
     config: Mapping[str, Any]
     tp: int
@@ -99,17 +112,22 @@ class EngineTransfer:
     trainer: nn.Module
     sender: Manifest
     plan: TransferPlan
+    formula: FormulaName = "divide"
+
+    def weights(self, version: int) -> dict[str, Tensor]:
+        """Return the weights of a version."""
+        return random_weights(self.sources, version, self.formula == "power_of_two")
 
     def train(self, version: int) -> None:
         """Put a version into the trainer's model, in place."""
         with torch.no_grad():
-            for name, value in random_weights(self.sources, version).items():
+            for name, value in self.weights(version).items():
                 self.trainer.get_parameter(name).copy_(value)
 
     def checkpoint(self, version: int) -> Path:
         """Write the checkpoint of a version as the engine would be given it, quantized."""
         path = self.folder / f"{version}.safetensors"
-        write_tensors(quantized(random_weights(self.sources, version), self.sources), path)
+        write_tensors(quantized(self.weights(version), self.sources, self.formula), path)
         return path
 
     def bind(
@@ -145,17 +163,35 @@ def cuda_transfer(
     folder: Path, name: str, tp: int, ep: int, fp8: bool, **changes: object
 ) -> EngineTransfer:
     """Compile a transfer on one GPU to an engine that is traced there."""
+    config = {**changes, **(FP8 if fp8 else {})}
+    options = ("--tp", f"{tp}", "--ep", f"{ep}", "--option", "device=cuda")
+    return _newly_traced(folder, name, options, config, device="cuda")
+
+
+def packed_transfer(folder: Path, name: str, tp: int, *options: str) -> EngineTransfer:
+    """Compile a transfer to an engine in FP8 that is traced as DeepGEMM reads it on Blackwell."""
+    asked = ("--tp", f"{tp}", "--deepgemm", "packed", *options)
+    return _newly_traced(folder, name, asked, FP8, formula="power_of_two")
+
+
+def _newly_traced(
+    folder: Path,
+    name: str,
+    options: Sequence[str],
+    changes: Mapping[str, object],
+    **how: Any,
+) -> EngineTransfer:
     folder.mkdir()
-    path = write_model(folder, name, **changes, **(FP8 if fp8 else {}))
+    path = write_model(folder, name, **changes)
     checkpoint = produce(Request(name, path, "checkpoint", {}))
-    asked = ("-c", path, "-a", name, "--tp", f"{tp}", "--ep", f"{ep}", "--option", "device=cuda")
     traced = folder / "traced.json"
-    command = [sys.executable, "-m", "tranship", "trace", "sglang", *asked, "-o", str(traced)]
+    asked = ("-c", path, "-a", name, *options, "-o", str(traced))
+    command = [sys.executable, "-m", "tranship", "trace", "sglang", *asked]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     sources = {b.name: (b.dtype, b.shape) for b in expand(checkpoint).buffers}
     config = json.loads(Path(path).read_text(encoding="utf-8"))
-    return _transfer(folder, config, sources, load(traced, Manifest).value, "cuda")
+    return _transfer(folder, config, sources, load(traced, Manifest).value, **how)
 
 
 def _transfer(
@@ -164,13 +200,16 @@ def _transfer(
     sources: Sources,
     engine: Manifest,
     device: str = "cpu",
+    formula: FormulaName = "divide",
 ) -> EngineTransfer:
     trainer = nn.Module()
     for key, value in random_weights(sources, 0).items():
         place(trainer, key, Kind.PARAMETER, value.to(device))
     sender = fold(fsdp_declaration(trainer, rank=0, world_size=1))
-    plan = compile_transfer(sender, engine, options=Options())
+    plan = compile_transfer(sender, engine, options=Options(formula=formula))
     (folder / "plan.json").write_bytes(dump(plan))
     (folder / "trainer.json").write_bytes(dump(sender))
     (folder / "engine.json").write_bytes(dump(engine))
-    return EngineTransfer(config, engine.world_size, folder, sources, trainer, sender, plan)
+    return EngineTransfer(
+        config, engine.world_size, folder, sources, trainer, sender, plan, formula
+    )

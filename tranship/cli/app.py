@@ -341,6 +341,15 @@ def trace_verb(
     rank: Annotated[
         list[int] | None, typer.Option("--rank", metavar="N", help="Trace this rank alone.")
     ] = None,
+    deepgemm: Annotated[
+        str | None,
+        typer.Option(
+            "--deepgemm",
+            metavar="SCALES",
+            help="Declare scales as DeepGEMM reads them: power_of_two (Hopper) or packed"
+            " (Blackwell).",
+        ),
+    ] = None,
     check: Annotated[
         str | None,
         typer.Option("--check", metavar="FILE", help="Exit 3 if this manifest is out of date."),
@@ -366,6 +375,7 @@ def trace_verb(
             sources,
             parse_options(option or []),
             rank or [],
+            deepgemm,
         )
         return run(asked, output, check)
 

@@ -45,6 +45,7 @@ from tranship.schema.manifest import Manifest
 from tranship.schema.merge import merge
 
 if TYPE_CHECKING:
+    from tranship.runtime.frameworks.tracing.deepgemm import DeepGemm
     from tranship.runtime.frameworks.tracing.request import TraceRequest
 
 TITLES: Mapping[str, str] = {"sglang": "SGLang", "vllm": "vLLM"}
@@ -55,6 +56,9 @@ OF_RANKS: Mapping[str, tuple[str, ...]] = {
     "vllm": ("tensor_parallel_size", "enable_expert_parallel"),
 }
 """The engines' own arguments that --tp and --ep stand for."""
+
+DEEPGEMM = ("power_of_two", "packed")
+"""How DeepGEMM's kernels read scales: in float32 on Hopper, packed on Blackwell."""
 
 CHECKPOINT = "checkpoint"
 """What stands in place of an engine for the files of a checkpoint, as a sender."""
@@ -80,6 +84,7 @@ class Engine:
     sources: str | None
     options: Mapping[str, str]
     ranks: Sequence[int]
+    deepgemm: str | None = None
 
 
 def run(asked: Engine, output: str | None, check: str | None) -> Answer:
@@ -189,6 +194,8 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
         raise typer.BadParameter(f"--ep {asked.ep} does not divide --tp {asked.tp}")
     if asked.framework == "vllm" and asked.ep not in (1, asked.tp):
         raise typer.BadParameter("--ep is 1 or what --tp is: vLLM spreads experts over all ranks")
+    if asked.deepgemm not in (None, *DEEPGEMM):
+        raise typer.BadParameter(f"--deepgemm {asked.deepgemm!r} is none of {', '.join(DEEPGEMM)}")
     if given := [name for name in OF_RANKS[asked.framework] if name in asked.options]:
         raise typer.BadParameter(f"--tp and --ep say what --option {given[0]} would")
     if importlib.util.find_spec(asked.framework) is None:
@@ -202,7 +209,8 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
 
 def _require_no_engine(asked: Engine) -> None:
     """Refuse what is said of an engine where there is none."""
-    if asked.tp > 1 or asked.ep > 1 or asked.ranks or asked.options or asked.quantization:
+    given = asked.ranks or asked.options or asked.quantization or asked.deepgemm
+    if asked.tp > 1 or asked.ep > 1 or given:
         raise typer.BadParameter("a checkpoint has no ranks, options or other quantization")
     if asked.architecture is not None:
         raise typer.BadParameter("the tensors of a checkpoint are named by its files")
@@ -222,6 +230,7 @@ def _trace(asked: Engine, folder: Path) -> list[tuple[str, Manifest]]:
         ranks=tuple(asked.ranks),
         arguments={name: _value(text) for name, text in asked.options.items()},
         sources=_sources(asked, config_file, config),
+        deepgemm=cast("DeepGemm | None", asked.deepgemm),
         output=folder,
     )
     path = folder / "request.json"

@@ -6,15 +6,18 @@ what it wrote would be processed once more. The methods that are let through cha
 an option asks for it: this was seen on H100 for all of them, parameter by parameter.
 """
 
+import importlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from tranship.runtime.live import submodules
 from tranship.schema.diagnostics import Diagnostic, Location
-from tranship.schema.layouts import POST_PROCESSED
+from tranship.schema.layouts import PACKED_BLOCK, POST_PROCESSED
 
 _UNTOUCHED = frozenset(
     {
@@ -27,18 +30,45 @@ _UNTOUCHED = frozenset(
 )
 _BY_BLOCKS = frozenset({"Fp8LinearMethod", "Fp8MoEMethod"})
 
+_PACKED = "codes and scales are requantized to powers of two and packed for DeepGEMM"
+
 _SHOWN = 3
 """Most layers that are named for one reason."""
 
 
-def find_unfit(model: nn.Module, where: Location) -> tuple[Diagnostic, ...]:
-    """Report layers whose weights are not as a checkpoint has them (TS871), once per reason."""
+def find_unfit(
+    model: nn.Module, where: Location, packed: Container[str] = ()
+) -> tuple[Diagnostic, ...]:
+    """Report layers whose weights are not as they are declared (TS871), once per reason.
+
+    `packed` are the names of the scales that are declared as packed for DeepGEMM; all other weights
+    are declared as a checkpoint has them.
+    """
+    # By identity: latent attention holds a projection under two names once it has computed.
+    named = model.named_parameters(remove_duplicate=False)
+    declared = {id(scale) for name, scale in named if name in packed}
     found: defaultdict[str, list[str]] = defaultdict(list)
     for path, module in submodules(model):
         reason = _reason(module)
+        if reason is None and not {id(scale) for scale in _packed(module)} <= declared:
+            reason = _PACKED
         if reason is not None:
             found[reason].append(".".join(path))
     return tuple(_unfit(reason, names, where) for reason, names in found.items())
+
+
+def find_requantized(model: nn.Module) -> frozenset[str]:
+    """Name the codes that SGLang requantizes for DeepGEMM on Blackwell, as it decides it itself.
+
+    It is asked as if the GPU were one, and DeepGEMM installed (fp8_utils.py,
+    requant_block_scale_ue8m0_for_deepgemm).
+    """
+    with _on_blackwell():
+        return frozenset(
+            ".".join((*path, name))
+            for path, module in submodules(model)
+            for name in _requantized(module)
+        )
 
 
 def find_layouts(model: nn.Module) -> dict[str, str]:
@@ -51,14 +81,55 @@ def find_layouts(model: nn.Module) -> dict[str, str]:
     }
 
 
+@contextmanager
+def _on_blackwell() -> Generator[None]:
+    wrapper: Any = importlib.import_module("sglang.srt.layers.deep_gemm_wrapper")
+    before = wrapper.ENABLE_JIT_DEEPGEMM, wrapper.DEEPGEMM_SCALE_UE8M0
+    wrapper.ENABLE_JIT_DEEPGEMM = wrapper.DEEPGEMM_SCALE_UE8M0 = True
+    try:
+        yield
+    finally:
+        wrapper.ENABLE_JIT_DEEPGEMM, wrapper.DEEPGEMM_SCALE_UE8M0 = before
+
+
+def _requantized(module: nn.Module) -> Iterator[str]:
+    """Name the codes of one layer that SGLang requantizes."""
+    method: Any = getattr(module, "quant_method", None)
+    name = type(method).__name__
+    if name not in _BY_BLOCKS or _reason(module) is not None:
+        return
+    utils: Any = importlib.import_module("sglang.srt.model_loader.utils")
+    block = method.quant_config.weight_block_size
+    of_experts = name == "Fp8MoEMethod"
+    if of_experts and not method.is_deepgemm_moe_runner_backend_enabled():
+        return
+    for key in ("w13_weight", "w2_weight") if of_experts else ("weight",):
+        shape = getattr(module, key).shape[-2:]
+        dtype = torch.bfloat16 if of_experts else getattr(module, "orig_dtype", None)
+        if block == [PACKED_BLOCK] * 2 and utils.should_deepgemm_weight_requant_ue8m0(
+            block, dtype, shape, grouped_moe=of_experts
+        ):
+            yield key
+
+
+def _packed(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield a layer's scales that SGLang has packed."""
+    for scale in module.parameters(recurse=False):
+        if getattr(scale, "format_ue8m0", False):
+            yield scale
+
+
 def _unfit(reason: str, names: list[str], where: Location) -> Diagnostic:
     more = len(names) - _SHOWN
+    advice = "serve BF16, or a checkpoint in FP8 by blocks, in a layout that SGLang keeps"
+    if reason is _PACKED:
+        advice = "trace the engine with --deepgemm packed, and compile the plan again"
     shown = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     return Diagnostic(
         code="TS871",
         message=f"{reason}: {shown}",
         at=where,
-        help="serve BF16, or a checkpoint in FP8 by blocks, in a layout that SGLang keeps",
+        help=advice,
     )
 
 
@@ -66,9 +137,6 @@ def _reason(module: nn.Module) -> str | None:
     """Say what SGLang makes of a layer's weights, or None if it leaves them alone."""
     if getattr(module, "use_intel_amx_backend", False):
         return "weights are repacked for AMX"
-    scales = module.parameters(recurse=False)
-    if any(getattr(scale, "format_ue8m0", False) for scale in scales):
-        return "codes and scales are requantized to powers of two and packed for DeepGEMM"
     method: Any = getattr(module, "quant_method", None)
     # Others have an attribute of this name too, such as a text.
     if not hasattr(method, "process_weights_after_loading"):

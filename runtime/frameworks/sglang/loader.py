@@ -15,7 +15,7 @@ a process that survives, as in a test, the session is as it was before an order 
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,8 +40,10 @@ from tranship.runtime.transports.protocol import World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.expand import declared_ranks, expand
+from tranship.schema.layouts import PACKED_SCALES
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
+from tranship.schema.records import BufferRecord
 
 _ATTRIBUTE = "_tranship_session"
 """Where a model keeps its session: with the model it goes, too."""
@@ -108,13 +110,14 @@ def _bind(model: nn.Module, order: Bind) -> None:
     """Bind a model, in place of what it was bound to; if that fails, nothing has changed."""
     rank = order.first_rank + _tensor_parallel_rank()
     where = location(Side.RECEIVER, rank)
-    findings = find_unfit(model, where)
-    if findings:
-        raise DiagnosticError(findings)
     plan = _committed(order.plan, TransferPlan)
     manifest = _committed(order.manifest, Manifest)
+    declared = {record.name: record.layout for record in _declared(manifest, rank)}
+    packed = frozenset(name for name, layout in declared.items() if layout == PACKED_SCALES)
+    if findings := find_unfit(model, where, packed):
+        raise DiagnosticError(findings)
     # What is wrong with the model is told before this rank lets others wait for it.
-    live = _declared_once(live_tensors(model), manifest, rank)
+    live = _declared_once(live_tensors(model), declared)
     device = bind(live, manifest, Side.RECEIVER, rank).device
     post_load = PostLoad(model)
     recipes = find_recipes((step.recipe for step in plan.derived), model, post_load)
@@ -158,17 +161,19 @@ def _committed(file: CommittedFile, model: type[Model]) -> Model:
     return document.value
 
 
+def _declared(manifest: Manifest, rank: int) -> tuple[BufferRecord, ...]:
+    """Return what is declared of a rank; nothing if there is no such rank."""
+    return expand(manifest, [rank]).buffers if rank in declared_ranks(manifest) else ()
+
+
 def _declared_once(
-    live: Mapping[str, LiveTensor], manifest: Manifest, rank: int
+    live: Mapping[str, LiveTensor], names: Container[str]
 ) -> Mapping[str, LiveTensor]:
     """Leave out names of declared tensors that are second ones.
 
     The first forward pass of latent attention gives its projection another name
     (SGLang 0.5.23, models/deepseek_v2.py).
     """
-    if rank not in declared_ranks(manifest):
-        return live
-    names = {record.name for record in expand(manifest, [rank]).buffers}
     held = {_memory(tensor.tensor) for name, tensor in live.items() if name in names}
     return {
         name: tensor

@@ -15,7 +15,7 @@ from tranship.runtime.frameworks.sglang.boot import (
     device_of,
     prepare,
 )
-from tranship.runtime.frameworks.sglang.layers import find_layouts
+from tranship.runtime.frameworks.sglang.layers import find_layouts, find_requantized
 from tranship.runtime.frameworks.sglang.recipes import POST_LOAD
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
@@ -68,6 +68,7 @@ SGLANG = Code(
     derivations=method_of_model(POST_LOAD),
     apart=POST_LOAD,
     layouts=find_layouts,
+    requantized=lambda model, request: find_requantized(model),
     forks=_forks,
 )
 

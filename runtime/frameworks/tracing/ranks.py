@@ -20,6 +20,7 @@ import torch
 from tranship.runtime.bind import location
 from tranship.runtime.frameworks.tracing.config import block_of, method_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS, Engine, declare
+from tranship.runtime.frameworks.tracing.deepgemm import as_deepgemm_reads
 from tranship.runtime.frameworks.tracing.derived import (
     Derivation,
     trace_derived,
@@ -62,6 +63,7 @@ class Code:
         derivations: returns what makes a model's other tensors of those that were loaded.
         apart: a method of models that `load_weights` calls, and that is one of these.
         layouts: returns the layouts, by name, of tensors that do not stay as they were loaded.
+        requantized: names the codes whose scales are packed where DeepGEMM reads packed ones.
         forks: whether ranks can be forked from a process that is prepared.
     """
 
@@ -77,6 +79,7 @@ class Code:
     derivations: Callable[[Any], Sequence[Derivation]] = lambda model: ()
     apart: str = ""
     layouts: Callable[[Any], Mapping[str, str]] = lambda model: {}
+    requantized: Callable[[Any, TraceRequest], Container[str]] = lambda model, request: ()
     forks: Callable[[TraceRequest], bool] = lambda request: True
 
 
@@ -84,8 +87,8 @@ def trace_rank(code: Code, request: TraceRequest, rank: int) -> Declaration:
     """Declare a rank, which this process becomes for good.
 
     Raises:
-        DiagnosticError: as `declare`; TS855, weights are loaded in a way that copies of boxes
-            cannot express; TS856, the engine does not build the model.
+        DiagnosticError: as `declare` and `as_deepgemm_reads`; TS855, weights are loaded in a way
+            that copies of boxes cannot express; TS856, the engine does not build the model.
     """
     try:
         model: Any = code.build(request, rank)
@@ -124,7 +127,11 @@ def trace_model(code: Code, model: Any, request: TraceRequest, rank: int) -> Dec
         derived=derived,
         layouts=code.layouts(model),
     )
-    return declare(engine, lasting_tensors(model, code.passing, written), trace, checkpoint)
+    live = lasting_tensors(model, code.passing, written)
+    declared = declare(engine, live, trace, checkpoint)
+    if request.deepgemm is None:
+        return declared
+    return as_deepgemm_reads(declared, request.deepgemm, code.requantized(model, request))
 
 
 def _refused(what: str, error: Exception, rank: int) -> DiagnosticError:

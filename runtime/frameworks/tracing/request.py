@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tranship.runtime.frameworks.tracing.deepgemm import DeepGemm
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Frozen
@@ -19,6 +20,7 @@ class TraceRequest(Frozen):
         ranks: which ranks to trace; if none are named, as many as tell what all of them hold.
         arguments: further arguments of the engine, under its own names.
         sources: dtype and shape of every tensor of the checkpoint.
+        deepgemm: how DeepGEMM's kernels read scales, if these are to be declared so.
         output: folder for `RANK.json`, an `Answer`, and for the list of ranks that were traced.
     """
 
@@ -28,6 +30,7 @@ class TraceRequest(Frozen):
     ranks: tuple[int, ...]
     arguments: dict[str, int | bool | str]
     sources: dict[str, tuple[DType, tuple[int, ...]]]
+    deepgemm: DeepGemm | None = None
     output: Path
 
     @property

@@ -46,6 +46,9 @@ ENVIRONMENT = {
 }
 """What vLLM reads from the environment to take its CPU platform, and to leave the network alone."""
 
+BACKENDS = frozenset({"linear_backend", "moe_backend"})
+"""Arguments that choose kernels. They decide nothing of what is loaded, and few run on a CPU."""
+
 NEEDED = (
     "vllm.config",
     "vllm.engine.arg_utils",
@@ -116,9 +119,10 @@ def boot(folder: Path, place: Place, arguments: Mapping[str, object]) -> Any:
     Args:
         folder: Where the model's config.json is.
         place: The rank.
-        arguments: Further arguments of vLLM's `EngineArgs`.
+        arguments: Further arguments of vLLM's `EngineArgs`. Those of `BACKENDS` are left out.
     """
-    given = {"skip_tokenizer_init": True, "enforce_eager": True, **arguments}
+    chosen = {name: value for name, value in arguments.items() if name not in BACKENDS}
+    given = {"skip_tokenizer_init": True, "enforce_eager": True, **chosen}
     args = _import("vllm.engine.arg_utils").EngineArgs(
         model=str(folder),
         tensor_parallel_size=place.tp,

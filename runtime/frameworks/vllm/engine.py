@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tranship.runtime.bind import bind, location
+from tranship.runtime.frameworks.tracing.deepgemm import POWER_OF_TWO
 from tranship.runtime.frameworks.tracing.ranks import lasting_tensors
 from tranship.runtime.frameworks.vllm.kept import find_reworked
 from tranship.runtime.frameworks.vllm.recipes import AbsorbedWeights
@@ -26,6 +27,7 @@ from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.expand import declared_ranks, expand
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
+from tranship.schema.records import BufferRecord
 
 _base: Any = importlib.import_module("vllm.distributed.weight_transfer.base")
 
@@ -88,11 +90,12 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         """
         self.shutdown()
         rank = init_info.first_rank + self._rank()
-        if findings := list(self._unfit(init_info, rank)):
-            raise DiagnosticError(findings)
         plan = load(init_info.plan, TransferPlan).value
         manifest = load(init_info.manifest, Manifest).value
-        live = self._live(manifest, rank)
+        declared = expand(manifest, [rank] if rank in declared_ranks(manifest) else []).buffers
+        if findings := list(self._unfit(init_info, rank, declared)):
+            raise DiagnosticError(findings)
+        live = lasting_tensors(self.model, PASSING, {record.name for record in declared})
         # What is wrong here is told before this rank lets others wait for it.
         require_own_plan(plan, manifest, Side.RECEIVER, rank)
         bind(live, manifest, Side.RECEIVER, rank)
@@ -104,7 +107,9 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         self.absorbed = absorbed
         self.rewritten = _rewritten(manifest, rank, live)
 
-    def _unfit(self, init_info: InitInfo, rank: int) -> Iterator[Diagnostic]:
+    def _unfit(
+        self, init_info: InitInfo, rank: int, declared: Sequence[BufferRecord]
+    ) -> Iterator[Diagnostic]:
         where = location(Side.RECEIVER, rank)
         if init_info.transport not in TRANSPORTS:
             message = f"transport {init_info.transport!r} is none of {', '.join(TRANSPORTS)}"
@@ -112,12 +117,8 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         if self.parallel_config.enable_eplb:
             message = "experts move between ranks while the engine serves: it has enable_eplb"
             yield Diagnostic("TS880", message, where, help="start the engine without it")
-        yield from find_reworked(self.model, where)
-
-    def _live(self, manifest: Manifest, rank: int) -> dict[str, LiveTensor]:
-        ranks = [rank] if rank in declared_ranks(manifest) else []
-        declared = {buffer.name for buffer in expand(manifest, ranks).buffers}
-        return lasting_tensors(self.model, PASSING, declared)
+        powers = {each.name for each in declared if each.encoding.scale_values == POWER_OF_TWO}
+        yield from find_reworked(self.model, where, powers)
 
     def _rank(self) -> int:
         """Return this worker's rank among those of all data-parallel replicas."""

@@ -7,7 +7,8 @@ calls that of a layer's method of quantization, of attention, and of the model i
 (model_loader/utils.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,13 +16,17 @@ from torch import nn
 from tranship.runtime.live import submodules
 from tranship.schema.diagnostics import Diagnostic, Location
 
+_DEEPGEMM = "DeepGemmFp8BlockScaledMMKernel"
+_DEEPGEMMS = ("DEEPGEMM", "BATCHED_DEEPGEMM")
+"""What lets DeepGEMM multiply, by linear layers and by experts."""
+
 
 def _always(_: Any) -> bool:
     return True
 
 
 def _fp8_linear(method: Any) -> bool:
-    kernels = ("CutlassFp8BlockScaledMMKernel", "TritonFp8BlockScaledMMKernel")
+    kernels = ("CutlassFp8BlockScaledMMKernel", "TritonFp8BlockScaledMMKernel", _DEEPGEMM)
     return type(method.fp8_linear).__name__ in kernels
 
 
@@ -30,7 +35,7 @@ def _experts(method: Any) -> bool:
 
 
 def _fp8_experts(method: Any) -> bool:
-    backends = ("TRITON", "BATCHED_TRITON", "VLLM_CUTLASS", "BATCHED_VLLM_CUTLASS")
+    backends = ("TRITON", "BATCHED_TRITON", "VLLM_CUTLASS", "BATCHED_VLLM_CUTLASS", *_DEEPGEMMS)
     return method.block_quant and method.fp8_backend.name in backends
 
 
@@ -75,16 +80,40 @@ HOOKED: Mapping[str, Callable[[Any], bool]] = {
 """Modules with such a function of their own that may keep weights as they are, and when they do."""
 
 
-def find_reworked(model: nn.Module, where: Location) -> Iterator[Diagnostic]:
-    """Report the layers that do not keep their weights, or of which it is not known (TS880)."""
+def find_reworked(
+    model: nn.Module, where: Location, powers_of_two: Container[str] = ()
+) -> Iterator[Diagnostic]:
+    """Report the layers that do not keep their weights, or of which it is not known (TS880).
+
+    `powers_of_two` are the names of the codes whose scales are declared as such. DeepGEMM takes
+    others for exponents alone; whether it holds them packed is seen when they are bound.
+    """
     for path, module in submodules(model):
         if path[-1:] == ("quant_method",):
             continue  # some methods are modules, and looked at with their layers
+        name = ".".join(path) or "the model"
         for kind in _reworking(module):
-            name = ".".join(path) or "the model"
             message = f"{name} may hold its weights in a layout of its own: {kind}"
             advice = "choose backends that read the checkpoint's layout, such as triton"
             yield Diagnostic("TS880", message, where, help=advice)
+        for key in _requantized(module):
+            if ".".join((*path, key)) not in powers_of_two:
+                message = f"{name}.{key} is read by DeepGEMM with scales that are powers of two"
+                advice = "trace the engine with --deepgemm power_of_two, or packed on Blackwell"
+                yield Diagnostic("TS880", message, where, help=advice)
+
+
+def _requantized(module: Any) -> Iterator[str]:
+    """Name a layer's codes that vLLM has requantized to scales that are powers of two."""
+    method: Any = getattr(module, "quant_method", None)
+    kind = type(method).__name__
+    if kind == "Fp8LinearMethod" and type(method.fp8_linear).__name__ == _DEEPGEMM:
+        if method.fp8_linear.use_deep_gemm_e8m0:
+            yield "weight"
+    elif kind == "Fp8MoEMethod" and method.fp8_backend.name in _DEEPGEMMS:
+        kernels: Any = importlib.import_module("vllm.utils.deep_gemm")
+        if kernels.is_deep_gemm_e8m0_used():
+            yield from ("w13_weight", "w2_weight")
 
 
 def _reworking(module: Any) -> Iterator[str]:

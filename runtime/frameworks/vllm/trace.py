@@ -3,9 +3,12 @@
 python -m tranship.runtime.frameworks.vllm.trace REQUEST
 """
 
+import importlib
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
@@ -13,6 +16,7 @@ from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
 from tranship.runtime.frameworks.vllm.boot import Place, boot, build_model, prepare
 from tranship.runtime.frameworks.vllm.recipes import find_derivations
+from tranship.runtime.live import submodules
 from tranship.schema.manifest import Axis
 
 _SCALE = "a scale of the cache, which the checkpoint has not"
@@ -49,6 +53,22 @@ def _options(request: TraceRequest) -> Mapping[str, int | bool | str]:
     return {**ranks, **request.arguments}
 
 
+def _requantized(model: Any, request: TraceRequest) -> frozenset[str]:
+    """Name the codes that vLLM lets DeepGEMM read: of linear layers, and of experts if told to."""
+    kernels: Any = importlib.import_module("vllm.utils.deep_gemm")
+    found: set[str] = set()
+    for path, module in submodules(model):
+        method: Any = getattr(module, "quant_method", None)
+        kind = type(method).__name__
+        if kind == "Fp8LinearMethod" and method.block_quant:
+            weight: Any = module.weight
+            if kernels.should_use_deepgemm_for_fp8_linear(torch.bfloat16, weight.shape, True):
+                found.add(".".join((*path, "weight")))
+        elif kind == "Fp8MoEMethod" and request.arguments.get("moe_backend") == "deep_gemm":
+            found |= {".".join((*path, name)) for name in ("w13_weight", "w2_weight")}
+    return frozenset(found)
+
+
 VLLM = Code(
     title="vLLM",
     package="vllm",
@@ -60,6 +80,7 @@ VLLM = Code(
     constants=UNTOUCHED,
     passing=PASSING,
     derivations=find_derivations,
+    requantized=_requantized,
 )
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""Declare the scales of FP8 blocks as DeepGEMM's kernels read them, not as a checkpoint has them.
+
+Engines requantize what they have loaded for these kernels (SGLang 0.5.23 fp8_utils.py,
+requant_weight_ue8m0; vLLM 0.33.0 fp8_utils.py, deepgemm_post_process_fp8_weight_block): scales
+become powers of two, in float32 on Hopper, and packed on Blackwell. What is declared so is written
+so by an update, which quantizes once where loading quantizes twice.
+"""
+
+import math
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tranship.runtime.bind import location
+from tranship.schema.diagnostics import Diagnostic, DiagnosticError
+from tranship.schema.dtypes import DType
+from tranship.schema.layouts import PACKED_BLOCK, PACKED_SCALES, ROW_MAJOR, declared_scales
+from tranship.schema.manifest import Side
+from tranship.schema.records import (
+    BufferRecord,
+    Declaration,
+    FillRecord,
+    Ints,
+    PieceRecord,
+    contiguous_strides,
+)
+
+DeepGemm = Literal["power_of_two", "packed"]
+"""How the kernels read scales: powers of two in float32, or as `schema/layouts.py` packs them."""
+
+POWER_OF_TWO: DeepGemm = "power_of_two"
+
+
+def as_deepgemm_reads(
+    declaration: Declaration, form: DeepGemm, requantized: Container[str]
+) -> Declaration:
+    """Declare the scales of a rank's FP8 blocks as powers of two, and as packed where they are.
+
+    Args:
+        declaration: One rank, with float32 scales as the checkpoint has them.
+        form: How the kernels read scales.
+        requantized: Names of codes whose scales are packed, if the form is `packed`. Powers of two
+            are what any kernel for float32 scales reads, so that form is of all codes.
+
+    Raises:
+        DiagnosticError: TS859, the rank holds no such codes.
+    """
+    codes = {
+        record.encoding.scale: record
+        for record in declaration.buffers
+        if _has_blocks(record) and (form == POWER_OF_TWO or record.name in requantized)
+    }
+    if not codes:
+        message = "no weights in FP8 blocks of 128 x 128 that DeepGEMM would read"
+        advice = "trace a model in FP8 by blocks, or leave --deepgemm out"
+        where = location(Side.RECEIVER, declaration.ranks[0])
+        raise DiagnosticError([Diagnostic("TS859", message, where, help=advice)])
+    buffers = [_restated(record, codes, form) for record in declaration.buffers]
+    return replace(declaration, buffers=tuple(sorted(buffers)))
+
+
+def _has_blocks(record: BufferRecord) -> bool:
+    encoding = record.encoding
+    blocks = encoding.kind == "scaled" and encoding.block == (PACKED_BLOCK, PACKED_BLOCK)
+    return blocks and record.layout == ROW_MAJOR
+
+
+def _restated(
+    record: BufferRecord, codes: Mapping[str, BufferRecord], form: DeepGemm
+) -> BufferRecord:
+    if record.encoding.scale in codes:
+        return replace(record, encoding=replace(record.encoding, scale_values=POWER_OF_TWO))
+    if record.name in codes and form != POWER_OF_TWO:
+        return _packed(record, codes[record.name].shape)
+    return record
+
+
+def _packed(record: BufferRecord, codes: Ints) -> BufferRecord:
+    """Declare float32 scales as they are before they are packed: bytes, in whole words."""
+    *outer, rows, columns = record.shape
+    width = declared_scales(codes)[-1]
+    shape = (*outer, rows, width)
+    moves = _Moves(record.shape, record.strides, contiguous_strides(shape))
+    fills = [moves.fill(fill) for fill in record.fills]
+    sizes = (*outer, rows, width - columns)
+    if math.prod(sizes):
+        fills.append(FillRecord(columns, sizes, moves.strides, 0))
+    return replace(
+        record,
+        dtype=DType.F8E8M0FNU,
+        layout=PACKED_SCALES,
+        shape=shape,
+        strides=moves.strides,
+        pieces=tuple(sorted(map(moves.piece, record.pieces))),
+        fills=tuple(sorted(fills)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """Where elements of a buffer come to be when it has other strides; all count elements."""
+
+    shape: Ints
+    before: Ints
+    strides: Ints
+
+    def __call__(self, offset: int) -> int:
+        """Return where the element at an offset comes to be, or how far a step goes then."""
+        old = zip(self.before, self.shape, strict=True)
+        places = (offset // by % max(size, 1) for by, size in old)
+        return sum(place * by for place, by in zip(places, self.strides, strict=True))
+
+    def piece(self, piece: PieceRecord) -> PieceRecord:
+        """Return a piece where it comes to be; a dim of extent 1 gets the stride at its place."""
+        rank = len(piece.extent)
+        natural = ((0,) * rank + self.strides)[-rank:] if rank else ()
+        steps = zip(piece.strides, piece.extent, natural, strict=True)
+        strides = tuple(self(by) if extent > 1 else default for by, extent, default in steps)
+        return replace(piece, offset=self(piece.offset), strides=strides)
+
+    def fill(self, fill: FillRecord) -> FillRecord:
+        """Return a region where it comes to be."""
+        return replace(
+            fill, offset=self(fill.offset), strides=tuple(self(by) for by in fill.strides)
+        )
