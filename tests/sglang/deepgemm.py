@@ -1,10 +1,11 @@
 """What SGLang finds on Blackwell, with DeepGEMM: there it packs scales once it has loaded them.
 
-All that requantizes and packs is SGLang's own, in torch. No kernel of DeepGEMM is run, but two
-functions of its layout module are missing without it, which follow from what TMA reads.
+All that requantizes is SGLang's own, and where DeepGEMM is not installed what packs is, too, in
+torch. That lacks two functions of DeepGEMM's layout module, which follow from what TMA reads.
 """
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -21,11 +22,16 @@ def get_tma_aligned_size(size: int, item: int) -> int:
 
 
 def pretend() -> None:
-    """Let SGLang, on a CPU, believe in such a GPU where it prepares weights in FP8 blocks."""
+    """Let SGLang believe in such a GPU where it prepares weights in FP8 blocks."""
     wrapper: Any = importlib.import_module("sglang.srt.layers.deep_gemm_wrapper")
     wrapper.ENABLE_JIT_DEEPGEMM = wrapper.DEEPGEMM_SCALE_UE8M0 = True
     fp8: Any = importlib.import_module("sglang.srt.layers.quantization.fp8")
     fp8._is_cpu = False
+    if importlib.util.find_spec("deep_gemm") is None:
+        _stand_in()
+
+
+def _stand_in() -> None:
     names = ("deep_gemm", "deep_gemm.utils", "deep_gemm.utils.layout")
     package, utils, layout = modules = [ModuleType(name) for name in names]
     own: Any = importlib.import_module("sglang.srt.layers.quantization.fp8_utils")

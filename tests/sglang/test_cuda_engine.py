@@ -20,7 +20,7 @@ from tests.sglang.engine_ranks import Job, Report, ready
 from tests.sglang.orders import step, update
 from tests.sglang.test_loader import VERSIONS, begin, reports
 from tests.sglang.test_trace import pytestmark as needs_sglang
-from tests.sglang.transfers import EngineTransfer, cuda_transfer
+from tests.sglang.transfers import EngineTransfer, cuda_transfer, packed_transfer
 from tranship.runtime.frameworks.sglang.control import Close
 from tranship.runtime.live import live_tensors
 from tranship.runtime.session import Sender
@@ -63,35 +63,29 @@ CASES = (
 """Architecture, FP8 or not, ranks, and groups of experts."""
 
 
-def jobs(transfer: EngineTransfer, name: str, port: int, ep: int) -> list[Job]:
+def jobs(transfer: EngineTransfer, name: str, port: int, **more: object) -> list[Job]:
     """Let every rank bind, receive some versions, and close."""
     steps = [step(transfer.bind(name, port, LIMIT, "cuda_ipc"))]
     steps += [update(version, transfer.checkpoint(version)) for version in VERSIONS]
     steps += [step(Close(action="close"))]
-    whole = Job(
-        config=dict(transfer.config),
-        tp=transfer.tp,
-        ep=ep,
-        arguments={"device": "cuda"},
-        checkpoint=transfer.checkpoint(0),
-        computes=transfer.tp == 1,
-        steps=steps,
-    )
-    return [whole.model_copy(update={"rank": rank}) for rank in range(transfer.tp)]
+    whole = {
+        "config": dict(transfer.config),
+        "tp": transfer.tp,
+        "arguments": {"device": "cuda"},
+        "checkpoint": transfer.checkpoint(0),
+        "steps": steps,
+        **more,
+    }
+    return [Job.model_validate({**whole, "rank": rank}) for rank in range(transfer.tp)]
 
 
-@pytest.mark.parametrize(("name", "fp8", "tp", "ep"), CASES)
-def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
-    tmp_path: Path, name: str, fp8: bool, tp: int, ep: int
-) -> None:
-    transfer = cuda_transfer(tmp_path / "files", name, tp, ep, fp8, **CHANGES[name])
-    title = f"{name}-{'fp8' if fp8 else 'bf16'}-tp{tp}-ep{ep}-cuda"
-    assert_golden(f"sglang/{title}.json", (transfer.folder / "traced.json").read_text())
+def deliver(tmp_path: Path, transfer: EngineTransfer, name: str, **more: object) -> None:
+    """Publish all versions to an engine, and see that each is what the engine loads of it."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     # CUDA does not survive a fork: every rank is a process that imports SGLang.
     ranks = [
         (begin(folder, [job]), folder)
-        for job in jobs(transfer, name, store.port, ep)
+        for job in jobs(transfer, name, store.port, **more)
         for folder in [tmp_path / f"rank-{job.rank}"]
     ]
     for number, (process, folder) in enumerate(ranks):
@@ -99,9 +93,8 @@ def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
             assert process.poll() is None, (folder / "0.json").read_text()
             time.sleep(0.1)
     device = torch.device("cuda", 0)
-    end = connect_cuda_ipc(
-        PrefixStore(name, store), World(1, tp), Side.SENDER, 0, device, timeout=LIMIT
-    )
+    world = World(1, transfer.tp)
+    end = connect_cuda_ipc(PrefixStore(name, store), world, Side.SENDER, 0, device, timeout=LIMIT)
     live = live_tensors(transfer.trainer)
     sender = Sender.bind(transfer.plan, transfer.sender, live, end, 0)
     for version in VERSIONS:
@@ -111,6 +104,23 @@ def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
         (found,) = reports(process, folder, 1, LIMIT)
         assert found == [Report()] * len(found)
     sender.close()
+
+
+@pytest.mark.parametrize(("name", "fp8", "tp", "ep"), CASES)
+def test_an_engine_holds_and_computes_what_a_freshly_loaded_one_does(
+    tmp_path: Path, name: str, fp8: bool, tp: int, ep: int
+) -> None:
+    transfer = cuda_transfer(tmp_path / "files", name, tp, ep, fp8, **CHANGES[name])
+    title = f"{name}-{'fp8' if fp8 else 'bf16'}-tp{tp}-ep{ep}-cuda"
+    assert_golden(f"sglang/{title}.json", (transfer.folder / "traced.json").read_text())
+    deliver(tmp_path, transfer, name, ep=ep, computes=tp == 1)
+
+
+def test_scales_are_packed_for_deepgemm(tmp_path: Path) -> None:
+    name = "deepseek_v3"
+    transfer = packed_transfer(tmp_path / "files", name, 2, device="cuda", **CHANGES[name])
+    # What reads packed scales runs on Blackwell alone.
+    deliver(tmp_path, transfer, name, deepgemm=True)
 
 
 def test_an_engine_is_traced_as_it_is_on_a_gpu(tmp_path: Path) -> None:

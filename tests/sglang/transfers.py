@@ -168,10 +168,13 @@ def cuda_transfer(
     return _newly_traced(folder, name, options, config, device="cuda")
 
 
-def packed_transfer(folder: Path, name: str, tp: int, *options: str) -> EngineTransfer:
+def packed_transfer(
+    folder: Path, name: str, tp: int, *options: str, device: str = "cpu", **changes: object
+) -> EngineTransfer:
     """Compile a transfer to an engine in FP8 that is traced as DeepGEMM reads it on Blackwell."""
-    asked = ("--tp", f"{tp}", "--deepgemm", "packed", *options)
-    return _newly_traced(folder, name, asked, FP8, formula="power_of_two")
+    asked = ("--tp", f"{tp}", "--deepgemm", "packed", "--option", f"device={device}", *options)
+    config = {**changes, **FP8}
+    return _newly_traced(folder, name, asked, config, device=device, formula="power_of_two")
 
 
 def _newly_traced(

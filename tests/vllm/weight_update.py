@@ -197,7 +197,9 @@ def same_as_loaded(model: Any, checkpoint: dict[str, torch.Tensor]) -> bool:
 def refuse(folder: Path) -> None:
     """Note why an engine is not updated whose kernels pack weights, and if others are chosen."""
     model, engine = worker(folder)
-    info = {"plan": "no plan.json", "manifest": "engine.json", "host": "127.0.0.1", "port": 1}
+    manifest = folder / "engine.json"
+    manifest.write_bytes(dump(QUANTIZED.checkpoint(str(folder / "config.json"))))
+    info = {"plan": "no plan.json", "manifest": str(manifest), "host": "127.0.0.1", "port": 1}
     info |= {"name": "none"}
     report = {"packing": refused(engine, info)}
     choose_kernels_that_keep(model)

@@ -90,11 +90,11 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         """
         self.shutdown()
         rank = init_info.first_rank + self._rank()
-        plan = load(init_info.plan, TransferPlan).value
         manifest = load(init_info.manifest, Manifest).value
         declared = expand(manifest, [rank] if rank in declared_ranks(manifest) else []).buffers
         if findings := list(self._unfit(init_info, rank, declared)):
             raise DiagnosticError(findings)
+        plan = load(init_info.plan, TransferPlan).value
         live = lasting_tensors(self.model, PASSING, {record.name for record in declared})
         # What is wrong here is told before this rank lets others wait for it.
         require_own_plan(plan, manifest, Side.RECEIVER, rank)

@@ -1,0 +1,87 @@
+"""Scales that are declared as DeepGEMM reads them stay those of their blocks."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cli.golden import GOLDEN
+from tranship.runtime.frameworks.tracing.deepgemm import DeepGemm, as_deepgemm_reads
+from tranship.schema.check import check_manifest
+from tranship.schema.codec import load
+from tranship.schema.diagnostics import DiagnosticError
+from tranship.schema.expand import expand
+from tranship.schema.fold import fold
+from tranship.schema.manifest import Manifest
+from tranship.schema.records import BufferRecord, Declaration
+
+TRACED = sorted(path.stem for path in (GOLDEN / "sglang").glob("*-fp8-*.json"))
+
+
+def declared(title: str) -> Declaration:
+    return expand(load(GOLDEN / "sglang" / f"{title}.json", Manifest).value)
+
+
+def buffers(declaration: Declaration) -> dict[tuple[int, str], BufferRecord]:
+    return {(record.rank, record.name): record for record in declaration.buffers}
+
+
+def scales_in(record: BufferRecord) -> Tensor:
+    """Number the elements of all pieces as torch's strides place them; -1 is what no piece has."""
+    memory = torch.full((torch.Size(record.shape).numel(),), -1)
+    for piece in record.pieces:
+        tensor = sum(map(ord, piece.tensor)) << 20
+        indices = [
+            [begin + step * place for place in range(extent)]
+            for begin, step, extent in zip(piece.start, piece.step, piece.extent, strict=True)
+        ]
+        numbers = torch.tensor([hash((tensor, *at)) >> 8 & 0x7FFFFFFF for at in product(*indices)])
+        view = memory.as_strided(piece.extent, piece.strides, piece.offset)
+        view.copy_(numbers.view(piece.extent))
+    return memory.view(record.shape)
+
+
+@pytest.mark.parametrize("title", TRACED)
+def test_packed_scales_lie_where_the_layout_needs_them(title: str) -> None:
+    before = declared(title)
+    scaled = {b.name: b.encoding.scale for b in before.buffers if b.encoding.kind == "scaled"}
+    codes = set(sorted(scaled)[::2])
+    after = as_deepgemm_reads(before, "packed", codes)
+    assert check_manifest(fold(after)) == ()
+    now = buffers(after)
+    packed = {scaled[name] for name in codes}
+    for key, record in buffers(before).items():
+        if record.name in packed:
+            own = scales_in(now[key])
+            assert torch.equal(own[..., : record.shape[-1]], scales_in(record))
+            assert (own[..., record.shape[-1] :] == -1).all()
+        elif record.name in codes:
+            assert now[key].encoding.scale_values == "power_of_two"
+        else:
+            assert now[key] == record
+
+
+def test_powers_of_two_are_of_all_codes_and_nothing_else_changes() -> None:
+    before = declared("deepseek_v3-fp8-tp2-ep2")
+    after = as_deepgemm_reads(before, "power_of_two", ())
+    changed = [
+        (own, other)
+        for own, other in zip(before.buffers, after.buffers, strict=True)
+        if own != other
+    ]
+    assert {own.name for own, _ in changed} == {
+        own.name for own in before.buffers if own.encoding.kind == "scaled"
+    }
+    for own, other in changed:
+        assert replace(own.encoding, scale_values="power_of_two") == other.encoding
+        assert replace(own, encoding=other.encoding) == other
+
+
+@pytest.mark.parametrize(
+    ("title", "form"), [("qwen3-fp8-tp1-ep1", "packed"), ("qwen3-bf16-tp1-ep1", "power_of_two")]
+)
+def test_that_there_is_nothing_to_read_is_told(title: str, form: DeepGemm) -> None:
+    with pytest.raises(DiagnosticError, match="TS859"):
+        as_deepgemm_reads(declared(title), form, {"lm_head.weight"})

@@ -1,0 +1,44 @@
+"""Models of vLLM that were prepared for DeepGEMM receive what vLLM would have made of them."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.vllm.conftest import FOLDER, environment
+from tests.vllm.marks import NEEDS_VLLM
+
+pytestmark = NEEDS_VLLM
+
+DTYPES = {"power_of_two": "torch.float32", "packed": "torch.int32"}
+"""What engines hold scales in."""
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came of updates, by the form of scales."""
+    folder = tmp_path_factory.mktemp("deepgemm")
+    command = [sys.executable, str(FOLDER / "deepgemm.py"), str(folder)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {form: json.loads((folder / form / "report.json").read_text()) for form in DTYPES}
+
+
+@pytest.mark.parametrize("form", DTYPES)
+def test_every_version_is_what_vllm_makes_of_a_checkpoint(
+    reports: dict[str, Any], form: str
+) -> None:
+    assert reports[form]["wrong"] == []
+    assert reports[form]["in place"] == [True, True]
+    assert reports[form]["scales"] == [DTYPES[form]]
+
+
+@pytest.mark.parametrize("form", DTYPES)
+def test_a_manifest_of_other_scales_is_refused(reports: dict[str, Any], form: str) -> None:
+    lines = reports[form]["any"].splitlines()
+    layer = "model.layers.2.mlp.experts.routed_experts.w2_weight"
+    what = "is read by DeepGEMM with scales that are powers of two"
+    assert f"receiver rank 0: TS880: {layer} {what}" in lines
+    assert len(lines) == 3 * 4
