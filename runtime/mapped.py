@@ -15,7 +15,6 @@ import torch
 from tranship.runtime.bind import find_moved
 from tranship.runtime.deliveries import hex_digest
 from tranship.runtime.direct import GROUPS, direct, outgoing
-from tranship.runtime.errors import DistributedError
 from tranship.runtime.kernels.mapped import (
     DirectKernels,
     SampleKernels,
@@ -115,7 +114,7 @@ class MappedReceiver(Replayer):
             findings += failed("mapping memory", error)
         try:
             conclude_binding(end, findings)
-        except DistributedError:
+        except BaseException:
             self.close()
             raise
 

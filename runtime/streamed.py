@@ -3,7 +3,6 @@
 import torch
 
 from tranship.runtime.bind import find_moved, find_replaced
-from tranship.runtime.errors import DistributedError
 from tranship.runtime.halves import Half
 from tranship.runtime.lending import Loan, borrow
 from tranship.runtime.messages import Finding, told
@@ -44,7 +43,7 @@ class StreamReplayer(Replayer):
                 conclude_binding(end, done.findings)
                 self._connect(done)
             conclude_binding(end, done.findings)
-        except DistributedError:
+        except BaseException:
             self.close()
             raise
 

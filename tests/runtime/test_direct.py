@@ -37,7 +37,7 @@ from tranship.runtime.kernels.tables import Addresses, Wire
 from tranship.runtime.program import program
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Side
-from tranship.schema.plan import Edge, Half, Op, PlanSide, TransferPlan
+from tranship.schema.plan import Edge, FillEdge, Half, Op, PlanSide, TransferPlan
 
 SOME_GROUPS = (0, 1, 2, 5) if CUDA else (0, 1)
 MOST_JOBS = 9
@@ -130,6 +130,10 @@ SIZE, GAP = 5, 3
 """Elements of each, and how far apart the receiver has them: such copies are read back."""
 
 
+FILLED = 2
+"""A tensor of the receiver between whose elements there are ones, which nobody sends."""
+
+
 def many() -> TransferPlan:
     """Send tensors of whole numbers, `w0` and so on, from one rank to one."""
 
@@ -153,8 +157,12 @@ def many() -> TransferPlan:
         )
         for number in range(TENSORS)
     ]
+    ones = FillEdge(
+        buffer=f"w{FILLED}", dtype=DType.I32, offset=1, sizes=(SIZE,), strides=(GAP,), value=1
+    )
     side = PlanSide(manifest=DIGEST, world_size=1)
-    return whole_plan(edges, sender=side, receiver=side)
+    made = whole_plan(edges, sender=side, receiver=side)
+    return made.model_copy(update={"fills": (ones,)})
 
 
 class Pair:
@@ -250,6 +258,13 @@ def test_a_value_that_changes_after_it_was_read_shows_in_its_group(pair: Pair, n
     pair.sent[number][2] -= 1
     assert unequal([read[group] for group in groups], late) == [0]
     assert unequal([read[group] for group in groups], pair.sample(groups)) == []
+
+
+def test_constants_are_written_beside_what_is_sent(pair: Pair) -> None:
+    sent, ones, rest = pair.kept[FILLED].view(SIZE, GAP).unbind(1)
+    assert torch.equal(sent, pair.sent[FILLED])
+    assert ones.tolist() == [1] * SIZE
+    assert rest.tolist() == [0] * SIZE
 
 
 def test_samples_of_memory_that_is_gone_are_not_read(pair: Pair) -> None:
