@@ -32,8 +32,12 @@ class Listener:
         """Wait `timeout` seconds for a process to connect.
 
         Raises:
-            ChannelError: none came in time, or one of another user came, which was turned away.
+            ChannelError: none came in time, or one of another user came, which was turned away; or
+                nobody can come, since it is closed.
         """
+        if self._socket.fileno() < 0:
+            message = f"{self.path} is closed, as a session closes it: connect anew for another"
+            raise ChannelError(message)
         try:
             self._socket.settimeout(Deadline(timeout).left())
             connection, _ = self._socket.accept()

@@ -291,6 +291,8 @@ def test_a_listener_leaves_nothing_behind() -> None:
     directory.rmdir()
     with pytest.raises(ChannelError, match="No such file"):
         connect(first.path, SECONDS)
+    with pytest.raises(ChannelError, match="is closed, as a session closes it: connect anew"):
+        first.accept(SECONDS)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o600])
