@@ -12,6 +12,21 @@ import typer
 from tranship import __version__
 from tranship.cli.completion import complete_code, complete_path
 from tranship.cli.output import Answer, Format, ReportFormat, Reporting, Strictness, deliver
+from tranship.cli.parameters import (
+    SPOT,
+    FormatOption,
+    MaxErrors,
+    ReportOption,
+    TraceArchitecture,
+    TraceCheck,
+    TraceDeepGemm,
+    TraceOption,
+    TraceQuantization,
+    TraceRank,
+    TraceSources,
+    TransferFile,
+    Warnings,
+)
 
 app = typer.Typer(
     name="tranship",
@@ -21,29 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-TransferFile = Annotated[
-    str,
-    typer.Argument(
-        metavar="TRANSFER", help="A NAME.transfer.toml file.", autocompletion=complete_path
-    ),
-]
-FormatOption = Annotated[
-    Format, typer.Option("--format", help="For people, or one JSON document for programs.")
-]
-ReportOption = Annotated[
-    ReportFormat,
-    typer.Option("--format", help="For people, for programs, or for a service that runs checks."),
-]
-MaxErrors = Annotated[
-    int,
-    typer.Option("--max-errors", metavar="N", min=0, help="Show at most N errors; 0 for all."),
-]
-Warnings = Annotated[
-    Strictness,
-    typer.Option("--warnings", "-W", help="-W error makes errors of warnings."),
-]
-_SPOT = "A path, or REV:path as git has it."
 
 
 def _print_version(wanted: bool) -> None:
@@ -173,8 +165,8 @@ def show_verb(
 
 @app.command("diff")
 def diff_verb(
-    old: Annotated[str, typer.Argument(metavar="OLD", help=_SPOT, autocompletion=complete_path)],
-    new: Annotated[str, typer.Argument(metavar="NEW", help=_SPOT, autocompletion=complete_path)],
+    old: Annotated[str, typer.Argument(metavar="OLD", help=SPOT, autocompletion=complete_path)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help=SPOT, autocompletion=complete_path)],
     form: ReportOption = ReportFormat.HUMAN,
     max_errors: MaxErrors = 0,
 ) -> None:
@@ -191,10 +183,10 @@ def diff_verb(
 @app.command("breaking")
 def breaking_verb(
     manifest: Annotated[
-        str, typer.Argument(metavar="MANIFEST", help=_SPOT, autocompletion=complete_path)
+        str, typer.Argument(metavar="MANIFEST", help=SPOT, autocompletion=complete_path)
     ],
     against: Annotated[
-        str, typer.Option("--against", metavar="OLD", help=_SPOT, autocompletion=complete_path)
+        str, typer.Option("--against", metavar="OLD", help=SPOT, autocompletion=complete_path)
     ],
     form: ReportOption = ReportFormat.HUMAN,
     max_errors: MaxErrors = 0,
@@ -311,49 +303,13 @@ def trace_verb(
     ep: Annotated[
         int, typer.Option("--ep", min=1, help="Groups of ranks that experts are spread over.")
     ] = 1,
-    quantization: Annotated[
-        str | None,
-        typer.Option(
-            "--quantization",
-            metavar="NAME",
-            help="bf16, fp8-block128 or fp8-block128-ue8m0, in place of the config's own.",
-        ),
-    ] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            "--architecture",
-            "-a",
-            metavar="NAME",
-            help="Whose data name the checkpoint's tensors; else its files do.",
-        ),
-    ] = None,
-    sources: Annotated[
-        str | None,
-        typer.Option(
-            "--sources", metavar="PATH", help="A folder of safetensors files, or a manifest."
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="The engine's own arguments."),
-    ] = None,
-    rank: Annotated[
-        list[int] | None, typer.Option("--rank", metavar="N", help="Trace this rank alone.")
-    ] = None,
-    deepgemm: Annotated[
-        str | None,
-        typer.Option(
-            "--deepgemm",
-            metavar="SCALES",
-            help="Declare scales as DeepGEMM reads them: power_of_two (Hopper) or packed"
-            " (Blackwell).",
-        ),
-    ] = None,
-    check: Annotated[
-        str | None,
-        typer.Option("--check", metavar="FILE", help="Exit 3 if this manifest is out of date."),
-    ] = None,
+    quantization: TraceQuantization = None,
+    architecture: TraceArchitecture = None,
+    sources: TraceSources = None,
+    option: TraceOption = None,
+    rank: TraceRank = None,
+    deepgemm: TraceDeepGemm = None,
+    check: TraceCheck = None,
     form: FormatOption = Format.HUMAN,
 ) -> None:
     """Declare what an engine holds, by running its own loading code without weights.
