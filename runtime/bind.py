@@ -193,9 +193,10 @@ class _Held:
 
 
 def _held(record: BufferRecord, records: Mapping[str, BufferRecord]) -> _Held:
-    if not _is_packed(record):
+    first = records.get(record.role.of, record)  # whose second name it may be
+    if not _is_packed(first):
         return _Held(record, torch_dtype(record.dtype), record.shape, record.strides)
-    return _Held(record, torch.int32, *packed_scales(records[record.encoding.of].shape))
+    return _Held(record, torch.int32, *packed_scales(records[first.encoding.of].shape))
 
 
 def _is_packed(record: BufferRecord) -> bool:

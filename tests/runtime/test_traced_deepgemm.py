@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.cli.golden import GOLDEN
-from tranship.runtime.frameworks.tracing.deepgemm import DeepGemm, as_deepgemm_reads
+from tranship.runtime.frameworks.tracing.deepgemm import as_deepgemm_reads
+from tranship.runtime.frameworks.tracing.request import DeepGemm
 from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import DiagnosticError

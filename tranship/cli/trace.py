@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 import typer
 from pydantic import BaseModel
@@ -45,8 +45,7 @@ from tranship.schema.manifest import Manifest
 from tranship.schema.merge import merge
 
 if TYPE_CHECKING:
-    from tranship.runtime.frameworks.tracing.deepgemm import DeepGemm
-    from tranship.runtime.frameworks.tracing.request import TraceRequest
+    from tranship.runtime.frameworks.tracing.request import DeepGemm, TraceRequest
 
 TITLES: Mapping[str, str] = {"sglang": "SGLang", "vllm": "vLLM"}
 """What people call the engines that can be traced, by package."""
@@ -56,9 +55,6 @@ OF_RANKS: Mapping[str, tuple[str, ...]] = {
     "vllm": ("tensor_parallel_size", "enable_expert_parallel"),
 }
 """The engines' own arguments that --tp and --ep stand for."""
-
-DEEPGEMM = ("power_of_two", "packed")
-"""How DeepGEMM's kernels read scales: in float32 on Hopper, packed on Blackwell."""
 
 CHECKPOINT = "checkpoint"
 """What stands in place of an engine for the files of a checkpoint, as a sender."""
@@ -194,8 +190,7 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
         raise typer.BadParameter(f"--ep {asked.ep} does not divide --tp {asked.tp}")
     if asked.framework == "vllm" and asked.ep not in (1, asked.tp):
         raise typer.BadParameter("--ep is 1 or what --tp is: vLLM spreads experts over all ranks")
-    if asked.deepgemm not in (None, *DEEPGEMM):
-        raise typer.BadParameter(f"--deepgemm {asked.deepgemm!r} is none of {', '.join(DEEPGEMM)}")
+    _require_known_scales(asked.deepgemm)
     if given := [name for name in OF_RANKS[asked.framework] if name in asked.options]:
         raise typer.BadParameter(f"--tp and --ep say what --option {given[0]} would")
     if importlib.util.find_spec(asked.framework) is None:
@@ -207,11 +202,20 @@ def _require_sense(asked: Engine, output: str | None, check: str | None) -> None
         raise DiagnosticError([Diagnostic("TS858", message, help=advice)])
 
 
+def _require_known_scales(asked: str | None) -> None:
+    from tranship.runtime.frameworks.tracing.request import DeepGemm
+
+    if asked not in (None, *get_args(DeepGemm)):
+        known = ", ".join(get_args(DeepGemm))
+        raise typer.BadParameter(f"--deepgemm {asked!r} is none of {known}")
+
+
 def _require_no_engine(asked: Engine) -> None:
     """Refuse what is said of an engine where there is none."""
     given = asked.ranks or asked.options or asked.quantization or asked.deepgemm
     if asked.tp > 1 or asked.ep > 1 or given:
-        raise typer.BadParameter("a checkpoint has no ranks, options or other quantization")
+        message = "a checkpoint has no ranks, options, other quantization or other scales"
+        raise typer.BadParameter(message)
     if asked.architecture is not None:
         raise typer.BadParameter("the tensors of a checkpoint are named by its files")
 

@@ -32,6 +32,9 @@ _BY_BLOCKS = frozenset({"Fp8LinearMethod", "Fp8MoEMethod"})
 
 _PACKED = "codes and scales are requantized to powers of two and packed for DeepGEMM"
 
+_RUNNER = "deepgemm_w8a8_block_fp8_linear_with_fallback"
+"""What runs linear layers by DeepGEMM, as SGLang has chosen when it built them."""
+
 _SHOWN = 3
 """Most layers that are named for one reason."""
 
@@ -60,10 +63,10 @@ def find_unfit(
 def find_requantized(model: nn.Module) -> frozenset[str]:
     """Name the codes that SGLang requantizes for DeepGEMM on Blackwell, as it decides it itself.
 
-    It is asked as if the GPU were one, and DeepGEMM installed (fp8_utils.py,
-    requant_block_scale_ue8m0_for_deepgemm).
+    The model is one that was built `on_blackwell`, and SGLang is asked as if it were there
+    (fp8_utils.py, requant_block_scale_ue8m0_for_deepgemm).
     """
-    with _on_blackwell():
+    with on_blackwell():
         return frozenset(
             ".".join((*path, name))
             for path, module in submodules(model)
@@ -82,7 +85,8 @@ def find_layouts(model: nn.Module) -> dict[str, str]:
 
 
 @contextmanager
-def _on_blackwell() -> Generator[None]:
+def on_blackwell() -> Generator[None]:
+    """Let SGLang take DeepGEMM for installed, and the GPU for one that has scales packed for it."""
     wrapper: Any = importlib.import_module("sglang.srt.layers.deep_gemm_wrapper")
     before = wrapper.ENABLE_JIT_DEEPGEMM, wrapper.DEEPGEMM_SCALE_UE8M0
     wrapper.ENABLE_JIT_DEEPGEMM = wrapper.DEEPGEMM_SCALE_UE8M0 = True
@@ -102,6 +106,8 @@ def _requantized(module: nn.Module) -> Iterator[str]:
     block = method.quant_config.weight_block_size
     of_experts = name == "Fp8MoEMethod"
     if of_experts and not method.is_deepgemm_moe_runner_backend_enabled():
+        return
+    if not of_experts and method.w8a8_block_fp8_linear.__name__ != _RUNNER:
         return
     for key in ("w13_weight", "w2_weight") if of_experts else ("weight",):
         shape = getattr(module, key).shape[-2:]

@@ -5,6 +5,7 @@ python -m tranship.runtime.frameworks.sglang.trace REQUEST [RANK]
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from tranship.runtime.frameworks.sglang.boot import (
@@ -15,10 +16,11 @@ from tranship.runtime.frameworks.sglang.boot import (
     device_of,
     prepare,
 )
-from tranship.runtime.frameworks.sglang.layers import find_layouts, find_requantized
+from tranship.runtime.frameworks.sglang.layers import find_layouts, find_requantized, on_blackwell
 from tranship.runtime.frameworks.sglang.recipes import POST_LOAD
 from tranship.runtime.frameworks.tracing.config import architecture_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
+from tranship.runtime.frameworks.tracing.deepgemm import PACKED
 from tranship.runtime.frameworks.tracing.derived import method_of_model
 from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
@@ -39,7 +41,8 @@ def _prepare(request: TraceRequest) -> None:
 def build(request: TraceRequest, rank: int) -> Any:
     """Become a rank, and build its model on the meta device."""
     place = Place(request.tp, request.ep, rank)
-    return build_model(boot(request.folder, place, request.arguments), "meta")
+    with on_blackwell() if request.deepgemm == PACKED else nullcontext():
+        return build_model(boot(request.folder, place, request.arguments), "meta")
 
 
 def _axes(request: TraceRequest) -> tuple[Axis, ...]:

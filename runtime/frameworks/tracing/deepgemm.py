@@ -9,9 +9,9 @@ so by an update, which quantizes once where loading quantizes twice.
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from tranship.runtime.bind import location
+from tranship.runtime.frameworks.tracing.request import DeepGemm
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.dtypes import DType
 from tranship.schema.layouts import PACKED_BLOCK, PACKED_SCALES, ROW_MAJOR, declared_scales
@@ -25,10 +25,8 @@ from tranship.schema.records import (
     contiguous_strides,
 )
 
-DeepGemm = Literal["power_of_two", "packed"]
-"""How the kernels read scales: powers of two in float32, or as `schema/layouts.py` packs them."""
-
 POWER_OF_TWO: DeepGemm = "power_of_two"
+PACKED: DeepGemm = "packed"
 
 
 def as_deepgemm_reads(
@@ -37,7 +35,7 @@ def as_deepgemm_reads(
     """Declare the scales of a rank's FP8 blocks as powers of two, and as packed where they are.
 
     Args:
-        declaration: One rank, with float32 scales as the checkpoint has them.
+        declaration: Ranks, with float32 scales as the checkpoint has them.
         form: How the kernels read scales.
         requantized: Names of codes whose scales are packed, if the form is `packed`. Powers of two
             are what any kernel for float32 scales reads, so that form is of all codes.
@@ -46,13 +44,13 @@ def as_deepgemm_reads(
         DiagnosticError: TS859, the rank holds no such codes.
     """
     codes = {
-        record.encoding.scale: record
+        (record.rank, record.encoding.scale): record
         for record in declaration.buffers
         if _has_blocks(record) and (form == POWER_OF_TWO or record.name in requantized)
     }
     if not codes:
         message = "no weights in FP8 blocks of 128 x 128 that DeepGEMM would read"
-        advice = "trace a model in FP8 by blocks, or leave --deepgemm out"
+        advice = "let the engine run FP8 blocks by DeepGEMM, or leave --deepgemm out"
         where = location(Side.RECEIVER, declaration.ranks[0])
         raise DiagnosticError([Diagnostic("TS859", message, where, help=advice)])
     buffers = [_restated(record, codes, form) for record in declaration.buffers]
@@ -66,17 +64,22 @@ def _has_blocks(record: BufferRecord) -> bool:
 
 
 def _restated(
-    record: BufferRecord, codes: Mapping[str, BufferRecord], form: DeepGemm
+    record: BufferRecord, codes: Mapping[tuple[int, str], BufferRecord], form: DeepGemm
 ) -> BufferRecord:
-    if record.encoding.scale in codes:
+    rank = record.rank
+    if (rank, record.encoding.scale) in codes:
         return replace(record, encoding=replace(record.encoding, scale_values=POWER_OF_TWO))
-    if record.name in codes and form != POWER_OF_TWO:
-        return _packed(record, codes[record.name].shape)
+    if form == PACKED and (rank, record.name) in codes:
+        return _packed(record, codes[rank, record.name].shape)
+    if form == PACKED and (rank, record.role.of) in codes:
+        # A second name of scales: what lies there is told under the first.
+        return replace(_packed(record, codes[rank, record.role.of].shape), fills=())
     return record
 
 
 def _packed(record: BufferRecord, codes: Ints) -> BufferRecord:
     """Declare float32 scales as they are before they are packed: bytes, in whole words."""
+    assert record.strides == contiguous_strides(record.shape), "scales without gaps"
     *outer, rows, columns = record.shape
     width = declared_scales(codes)[-1]
     shape = (*outer, rows, width)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from tranship.runtime.frameworks.tracing.deepgemm import DeepGemm
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
 from tranship.schema.dtypes import DType
 from tranship.schema.manifest import Frozen
+
+DeepGemm = Literal["power_of_two", "packed"]
+"""How DeepGEMM reads scales: powers of two in float32, or as `schema/layouts.py` packs them."""
 
 
 class TraceRequest(Frozen):

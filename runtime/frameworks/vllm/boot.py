@@ -47,7 +47,10 @@ ENVIRONMENT = {
 """What vLLM reads from the environment to take its CPU platform, and to leave the network alone."""
 
 BACKENDS = frozenset({"linear_backend", "moe_backend"})
-"""Arguments that choose kernels. They decide nothing of what is loaded, and few run on a CPU."""
+"""Arguments that choose kernels, few of which run on a CPU.
+
+They decide nothing of what is loaded, but for experts whose shards are no whole blocks.
+"""
 
 NEEDED = (
     "vllm.config",

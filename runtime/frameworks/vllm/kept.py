@@ -17,8 +17,10 @@ from tranship.runtime.live import submodules
 from tranship.schema.diagnostics import Diagnostic, Location
 
 _DEEPGEMM = "DeepGemmFp8BlockScaledMMKernel"
+_WITH_DEEPGEMM = "FlashInferFp8DeepGEMMDynamicBlockScaledKernel"
 _DEEPGEMMS = ("DEEPGEMM", "BATCHED_DEEPGEMM")
-"""What lets DeepGEMM multiply, by linear layers and by experts."""
+"""What lets DeepGEMM multiply: by linear layers, by those of which FlashInfer multiplies the small
+batches, and by experts."""
 
 
 def _always(_: Any) -> bool:
@@ -27,7 +29,12 @@ def _always(_: Any) -> bool:
 
 def _fp8_linear(method: Any) -> bool:
     kernels = ("CutlassFp8BlockScaledMMKernel", "TritonFp8BlockScaledMMKernel", _DEEPGEMM)
-    return type(method.fp8_linear).__name__ in kernels
+    return type(_preparing(method.fp8_linear)).__name__ in kernels
+
+
+def _preparing(kernel: Any) -> Any:
+    """Return the kernel that prepares the weights, if one stands for two."""
+    return kernel.fallback if type(kernel).__name__ == _WITH_DEEPGEMM else kernel
 
 
 def _experts(method: Any) -> bool:
@@ -88,6 +95,9 @@ def find_reworked(
     `powers_of_two` are the names of the codes whose scales are declared as such. DeepGEMM takes
     others for exponents alone; whether it holds them packed is seen when they are bound.
     """
+    # By identity: a module may be held under several names, of which one is declared.
+    named = model.named_parameters(remove_duplicate=False)
+    declared = {id(codes) for name, codes in named if name in powers_of_two}
     for path, module in submodules(model):
         if path[-1:] == ("quant_method",):
             continue  # some methods are modules, and looked at with their layers
@@ -97,7 +107,7 @@ def find_reworked(
             advice = "choose backends that read the checkpoint's layout, such as triton"
             yield Diagnostic("TS880", message, where, help=advice)
         for key in _requantized(module):
-            if ".".join((*path, key)) not in powers_of_two:
+            if id(getattr(module, key)) not in declared:
                 message = f"{name}.{key} is read by DeepGEMM with scales that are powers of two"
                 advice = "trace the engine with --deepgemm power_of_two, or packed on Blackwell"
                 yield Diagnostic("TS880", message, where, help=advice)
@@ -107,8 +117,9 @@ def _requantized(module: Any) -> Iterator[str]:
     """Name a layer's codes that vLLM has requantized to scales that are powers of two."""
     method: Any = getattr(module, "quant_method", None)
     kind = type(method).__name__
-    if kind == "Fp8LinearMethod" and type(method.fp8_linear).__name__ == _DEEPGEMM:
-        if method.fp8_linear.use_deep_gemm_e8m0:
+    if kind == "Fp8LinearMethod" and method.block_quant:
+        kernel = _preparing(method.fp8_linear)
+        if type(kernel).__name__ == _DEEPGEMM and kernel.use_deep_gemm_e8m0:
             yield "weight"
     elif kind == "Fp8MoEMethod" and method.fp8_backend.name in _DEEPGEMMS:
         kernels: Any = importlib.import_module("vllm.utils.deep_gemm")

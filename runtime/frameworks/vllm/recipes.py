@@ -34,6 +34,27 @@ def find_derivations(model: nn.Module) -> tuple[Derivation, ...]:
     return tuple(Derivation(LATENT_ATTENTION, call) for call in calls)
 
 
+def multiply_by_deepgemm(model: nn.Module) -> None:
+    """Let latent attention of a model on the meta device be prepared as where DeepGEMM is.
+
+    vLLM then has the layer multiply an identity, whichever kernel does it, and keeps the result,
+    which lies otherwise in memory than what it dequantizes (quant_utils.py,
+    get_and_maybe_dequant_weights).
+    """
+    for attention in _latent_attention(model):
+        method = attention.kv_b_proj.quant_method
+        if type(method).__name__ == "Fp8LinearMethod":
+            method.use_deep_gemm = True
+            method.apply = _product
+
+
+def _product(layer: Any, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return what has the shape, the layout and the origins of a product with a layer's weights."""
+    del bias
+    found = rows.new_empty(len(rows), len(layer.weight))
+    return found.copy_(layer.weight.to(rows.dtype).sum() * layer.weight_scale_inv.sum())
+
+
 def _pack_nothing(dtype: torch.dtype) -> None:
     """Stand in for a kernel's own preparation of weights."""
 
