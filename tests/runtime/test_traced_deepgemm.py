@@ -13,10 +13,18 @@ from tranship.runtime.frameworks.tracing.request import DeepGemm
 from tranship.schema.check import check_manifest
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import DiagnosticError
+from tranship.schema.dtypes import DType
 from tranship.schema.expand import expand
 from tranship.schema.fold import fold
-from tranship.schema.manifest import Manifest
-from tranship.schema.records import BufferRecord, Declaration
+from tranship.schema.manifest import Manifest, Part, Side
+from tranship.schema.records import (
+    BufferRecord,
+    Declaration,
+    EncodingRecord,
+    FillRecord,
+    PieceRecord,
+    contiguous_strides,
+)
 
 TRACED = sorted(path.stem for path in (GOLDEN / "sglang").glob("*-fp8-*.json"))
 
@@ -86,3 +94,50 @@ def test_powers_of_two_are_of_all_codes_and_nothing_else_changes() -> None:
 def test_that_there_is_nothing_to_read_is_told(title: str, form: DeepGemm) -> None:
     with pytest.raises(DiagnosticError, match="TS859"):
         as_deepgemm_reads(declared(title), form, {"lm_head.weight"})
+
+
+def test_pieces_and_fills_move_with_their_rows() -> None:
+    def piece(expert: str, columns: int, offset: int, step: int) -> PieceRecord:
+        box = ((0, 0), (2, columns), (1, 1))
+        return PieceRecord(expert, Part.SCALE, *box, offset, (step, 1), (0, 0))
+
+    def held(name: str, block: tuple[int, int], layout: str = "row_major") -> list[BufferRecord]:
+        shape = (2, 130, 600)
+        codes = EncodingRecord("scaled", block, f"{name}.scale", "any")
+        sizes = (2, 2, 5)
+        return [
+            BufferRecord(
+                0,
+                name,
+                DType.F8E4M3FN,
+                shape,
+                contiguous_strides(shape),
+                encoding=codes,
+                layout=layout,
+            ),
+            BufferRecord(
+                0,
+                f"{name}.scale",
+                DType.F32,
+                sizes,
+                contiguous_strides(sizes),
+                encoding=EncodingRecord("scale", of=name),
+                pieces=(piece("a", 5, 0, 5), piece("b", 4, 10, 5)),
+                fills=(FillRecord(14, (2,), (5,), 0),),
+            ),
+        ]
+
+    others = [*held("rows", (1, 128)), *held("opaque", (128, 128), "engine_post_processed")]
+    before = Declaration(
+        Side.RECEIVER, 1, (0,), (), (), tuple(sorted([*held("w", (128, 128)), *others]))
+    )
+    after = buffers(as_deepgemm_reads(before, "packed", {"w", "rows", "opaque"}))
+    for record in others:
+        assert after[0, record.name] == record
+    scales = after[0, "w.scale"]
+    assert (scales.dtype, scales.shape) == (DType.F8E8M0FNU, (2, 2, 8))
+    assert scales.pieces == (piece("a", 5, 0, 8), piece("b", 4, 16, 8))
+    assert scales.fills == (
+        FillRecord(5, (2, 2, 3), (16, 8, 1), 0),
+        FillRecord(20, (2,), (8,), 0),
+    )

@@ -21,6 +21,7 @@ from tranship.schema.manifest import Manifest
 __all__ = ["pytestmark"]
 
 ROOT = Path(__file__).parents[2]
+ODD = {"hidden_size": 448}
 
 
 def trace(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -116,3 +117,22 @@ def test_a_model_that_cannot_be_had_is_refused(
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     done = trace("-c", config, "-o", tmp_path / "engine.json")
     assert (done.returncode, code in done.stderr) == (1, True), done.stderr
+
+
+def test_scales_are_declared_as_deepgemm_reads_them_where_it_runs(tmp_path: Path) -> None:
+    # Of 448 columns DeepGEMM makes no blocks.
+    config, output = write_config(tmp_path, "qwen3", **FP8, **ODD), tmp_path / "engine.json"
+    asked = ("-c", config, "--deepgemm", "packed", "-o", output)
+    elsewhere = trace(*asked, "--option", "fp8_gemm_runner_backend=triton")
+    assert (elsewhere.returncode, "error[TS859]" in elsewhere.stderr) == (1, True)
+    assert not output.exists()
+    unknown = trace("-c", config, "--deepgemm", "f32", "-o", output)
+    assert (unknown.returncode, "none of power_of_two, packed" in unknown.stderr) == (2, True)
+    done = trace(*asked)
+    assert done.returncode == 0, done.stderr
+    held = load(output, Manifest).value.buffers
+    packed = {b.name.split(".")[-2] for b in held if b.layout == "deepgemm_mn_major_ue8m0"}
+    assert packed == {"o_proj", "down_proj"}
+    changed = trace("-c", config, "--check", output)
+    assert (changed.returncode, "deepgemm_mn_major_ue8m0" in changed.stdout) == (3, True)
+    assert trace(*asked[:-2], "--check", output).returncode == 0

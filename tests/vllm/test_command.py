@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 from tests.models.configs import FP8, write_config
+from tests.vllm.cases import Case
 from tests.vllm.marks import NEEDS_VLLM
+from tranship.schema.codec import load
+from tranship.schema.manifest import Manifest
 
 pytestmark = NEEDS_VLLM
 
@@ -45,3 +48,25 @@ def test_what_makes_other_ranks_is_refused(tmp_path: Path) -> None:
     staged = trace("-c", config, "-o", tmp_path / "e.json", "--option", "pipeline_parallel_size=2")
     assert (staged.returncode, "TS856" in staged.stderr) == (1, True)
     assert "tensor parallelism alone is traced" in staged.stderr
+
+
+def test_experts_that_kernels_would_have_padded_are_refused(tmp_path: Path) -> None:
+    config = Case("qwen3_moe", True, 4, 1).write(tmp_path)
+    asked = ("-c", config, "-a", "qwen3_moe", "--tp", 4, "-o", tmp_path / "engine.json")
+    padded = trace(*asked, "--option", "moe_backend=deep_gemm")
+    said = " ".join(padded.stderr.split())
+    assert (padded.returncode, "64 columns, no whole blocks" in said) == (1, True)
+    assert trace(*asked).returncode == 0
+
+
+def test_linear_layers_that_deepgemm_does_not_read_keep_their_scales(tmp_path: Path) -> None:
+    config = Case("qwen3", True, 1, 1, {"hidden_size": 448}).write(tmp_path)
+    output = tmp_path / "engine.json"
+    asked = ("-c", config, "-a", "qwen3", "--deepgemm", "packed", "-o", output)
+    done = trace(*asked)
+    assert done.returncode == 0, done.stderr
+    held = load(output, Manifest).value.buffers
+    packed = {b.name.split(".")[-2] for b in held if b.layout == "deepgemm_mn_major_ue8m0"}
+    assert packed == {"o_proj", "down_proj"}
+    elsewhere = trace(*asked, "--option", "linear_backend=triton")
+    assert (elsewhere.returncode, "error[TS859]" in elsewhere.stderr) == (1, True)
