@@ -30,7 +30,7 @@ _UNTOUCHED = frozenset(
 )
 _BY_BLOCKS = frozenset({"Fp8LinearMethod", "Fp8MoEMethod"})
 
-_PACKED = "codes and scales are requantized to powers of two and packed for DeepGEMM"
+_REQUANTIZED = "codes and scales are requantized to powers of two and packed for DeepGEMM"
 
 _RUNNER = "deepgemm_w8a8_block_fp8_linear_with_fallback"
 """What runs linear layers by DeepGEMM, as SGLang has chosen when it built them."""
@@ -54,7 +54,7 @@ def find_unfit(
     for path, module in submodules(model):
         reason = _reason(module)
         if reason is None and not {id(scale) for scale in _packed(module)} <= declared:
-            reason = _PACKED
+            reason = _REQUANTIZED
         if reason is not None:
             found[reason].append(".".join(path))
     return tuple(_unfit(reason, names, where) for reason, names in found.items())
@@ -107,7 +107,7 @@ def _requantized(module: nn.Module) -> Iterator[str]:
     of_experts = name == "Fp8MoEMethod"
     if of_experts and not method.is_deepgemm_moe_runner_backend_enabled():
         return
-    if not of_experts and method.w8a8_block_fp8_linear.__name__ != _RUNNER:
+    if not of_experts and getattr(method.w8a8_block_fp8_linear, "__name__", "") != _RUNNER:
         return
     for key in ("w13_weight", "w2_weight") if of_experts else ("weight",):
         shape = getattr(module, key).shape[-2:]
@@ -128,7 +128,7 @@ def _packed(module: nn.Module) -> Iterator[nn.Parameter]:
 def _unfit(reason: str, names: list[str], where: Location) -> Diagnostic:
     more = len(names) - _SHOWN
     advice = "serve BF16, or a checkpoint in FP8 by blocks, in a layout that SGLang keeps"
-    if reason is _PACKED:
+    if reason == _REQUANTIZED:
         advice = "trace the engine with --deepgemm packed, and compile the plan again"
     shown = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     return Diagnostic(

@@ -14,6 +14,13 @@ def architecture_of(folder: Path) -> str:
     return architectures[0]
 
 
+def model_type_of(folder: Path) -> str:
+    """Return the type of the model of text that config.json describes, or "" if it names none."""
+    config = _config(folder)
+    text = cast("Mapping[str, object] | None", config.get("text_config")) or config
+    return str(text.get("model_type", ""))
+
+
 def block_of(folder: Path) -> Ints | None:
     """Return the rows and columns that share a scale, as config.json has them, if any do."""
     block = cast("list[int] | None", _quantization(folder).get("weight_block_size"))

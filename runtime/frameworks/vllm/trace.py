@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tranship.runtime.frameworks.tracing.config import architecture_of
+from tranship.runtime.frameworks.tracing.config import architecture_of, model_type_of
 from tranship.runtime.frameworks.tracing.declare import CONSTANTS
 from tranship.runtime.frameworks.tracing.ranks import Code, main
 from tranship.runtime.frameworks.tracing.request import TraceRequest
@@ -87,12 +87,13 @@ def _requantized(model: Any, request: TraceRequest) -> frozenset[str]:
     """
     linear = request.arguments.get("linear_backend", "auto") in ("auto", "deep_gemm")
     experts = request.arguments.get("moe_backend") == "deep_gemm"
+    model_type = model_type_of(request.folder)
     found: set[str] = set()
     for path, module in submodules(model):
         method: Any = getattr(module, "quant_method", None)
         kind = type(method).__name__
         if kind == "Fp8LinearMethod" and linear and method.block_quant:
-            if _is_for_deepgemm(module, str(model.config.get_text_config().model_type)):
+            if _is_for_deepgemm(module, model_type):
                 found.add(".".join((*path, "weight")))
         elif kind == "Fp8MoEMethod" and experts:
             found |= {".".join((*path, name)) for name in ("w13_weight", "w2_weight")}
