@@ -99,7 +99,9 @@ def pointer_parts(pointer: str) -> list[str]:
 
 
 # Possessive quantifiers, and closing quotes that may be missing: every token matches in one go, so
-# that no text, however broken, is scanned twice.
+# that no text, however broken, is scanned twice. Groups that hold lookaheads or groups are repeated
+# greedily instead, where nothing can fail after them: before Python 3.11.5 they lose their place
+# (https://github.com/python/cpython/issues/106052).
 _JSON_STRING = r'"(?:[^"\\]++|\\.)*+"?'
 _JSON_TOKEN = re.compile(
     rf'(?P<string>{_JSON_STRING})|(?P<open>[\[{{])|(?P<close>[\]}}])|(?P<word>[^\s,:"\[\]{{}}]++)',
@@ -182,14 +184,14 @@ def _json_key(token: str) -> str:
 
 
 _TOML_STRING = (
-    r'"""(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5})?+'
-    r"|'''(?:[^']++|'(?!''))*+(?:'{3,5})?+"
+    r'"""(?:[^"\\]++|\\.|"(?!""))*(?:"{3,5})?+'
+    r"|'''(?:[^']++|'(?!''))*(?:'{3,5})?+"
     r'|"(?:[^"\\\n]++|\\.)*+"?+'
     r"|'[^'\n]*+'?+"
 )
 _TOML_KEY = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')"""
 _TOML_BRACKET = re.compile(
-    rf"#[^\n]*+|(?P<dots>(?:{_TOML_KEY}[ \t]*+\.[ \t]*+)++)"
+    rf"#[^\n]*+|(?P<dots>(?:{_TOML_KEY}[ \t]*+\.[ \t]*+)+)"
     rf"|{_TOML_STRING}|[\[\]{{}}]|[A-Za-z0-9_-]++",
     re.DOTALL,
 )
