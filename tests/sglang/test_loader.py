@@ -89,8 +89,8 @@ VERSIONS = (1, 2, 5)
 def delivered(
     folder: Path, store: TCPStore, transfer: EngineTransfer, name: str, **job: object
 ) -> list[list[Report]]:
-    """Let an engine of two ranks bind, receive some versions, and be closed."""
-    latent = name == "deepseek_v3"
+    """Let an engine of two ranks meet under a name, receive some versions, and be closed."""
+    latent = transfer.config["model_type"] == "deepseek_v3"
     steps = [step(transfer.bind(name, store.port), second_names=latent)]
     steps += [update(version, transfer.checkpoint(version)) for version in VERSIONS]
     steps += [step(Close(action="close")), update(6)]
@@ -143,7 +143,9 @@ def test_scales_are_packed_where_deepgemm_reads_them(
     plain = {b.name for b in held if b.encoding.kind == "scale" and b.layout == "row_major"}
     assert all(".experts.w" in scale for scale in plain)
     assert bool(plain) != runs_experts
-    found = delivered(tmp_path / "ranks", store, transfer, name, arguments=arguments, deepgemm=True)
+    found = delivered(
+        tmp_path / "ranks", store, transfer, f"packed {name}", arguments=arguments, deepgemm=True
+    )
     check_delivered(found)
     job = Job(
         config=dict(transfer.config),
