@@ -1,6 +1,6 @@
 """The tensors of a live model, by the names under which its modules hold them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter, is_
 from typing import cast
@@ -78,6 +78,15 @@ def submodules(module: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module]]
     named = cast("Iterator[tuple[str, nn.Module]]", module.named_modules(remove_duplicate=False))
     for name, owner in named:
         yield tuple(name.split(".")) if name else (), owner
+
+
+def parameters_called(module: nn.Module, names: Container[str]) -> frozenset[int]:
+    """Return the identities of the parameters below `module` that have one of these names.
+
+    A parameter may have others, too, where a module is held in several places.
+    """
+    named = module.named_parameters(remove_duplicate=False)
+    return frozenset(id(parameter) for name, parameter in named if name in names)
 
 
 def held_tensors(owner: nn.Module) -> Iterator[tuple[Kind, str, Tensor]]:

@@ -97,6 +97,15 @@ def declared_ranks(manifest: Manifest) -> Ints:
     return indexset.parse(manifest.ranks)
 
 
+def declared_buffers(manifest: Manifest, rank: int) -> tuple[BufferRecord, ...]:
+    """List the buffers of a rank; there are none if the manifest does not speak for it.
+
+    Raises:
+        ExpressionError, TemplateError: as `expand`.
+    """
+    return expand(manifest, [rank] if rank in declared_ranks(manifest) else []).buffers
+
+
 def expand_tensors(family: TensorFamily, lookup: Mapping[str, IntArray]) -> Iterator[TensorRecord]:
     """Yield the tensors of one family.
 

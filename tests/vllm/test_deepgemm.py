@@ -1,13 +1,11 @@
 """Models of vLLM that were prepared for DeepGEMM receive what vLLM would have made of them."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.vllm.conftest import FOLDER, environment
+from tests.vllm.conftest import run_script
 from tests.vllm.marks import NEEDS_VLLM
 
 pytestmark = NEEDS_VLLM
@@ -24,9 +22,7 @@ DTYPES = {
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of updates, by model and form."""
     folder = tmp_path_factory.mktemp("deepgemm")
-    command = [sys.executable, str(FOLDER / "deepgemm.py"), str(folder)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_script("deepgemm.py", folder)
     return {title: json.loads((folder / title / "report.json").read_text()) for title in DTYPES}
 
 

@@ -3,15 +3,13 @@
 import json
 import pkgutil
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.vllm.conftest import FOLDER, environment
+from tests.vllm.conftest import run_script
 from tests.vllm.marks import NEEDS_VLLM
 from tranship.runtime.frameworks.vllm import plugin
 
@@ -22,9 +20,7 @@ pytestmark = NEEDS_VLLM
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of updates of a plain model, of latent attention, and of packed weights."""
     folder = tmp_path_factory.mktemp("updates")
-    command = [sys.executable, str(FOLDER / "weight_update.py"), str(folder)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_script("weight_update.py", folder)
     found = folder.glob("*/report.json")
     return {path.parent.name.partition("-")[0]: json.loads(path.read_text()) for path in found}
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tranship.runtime.live import submodules
+from tranship.runtime.live import parameters_called, submodules
 from tranship.schema.diagnostics import Diagnostic, Location
 from tranship.schema.layouts import PACKED_BLOCK, POST_PROCESSED
 
@@ -47,9 +47,8 @@ def find_unfit(
     `packed` are the names of the scales that are declared as packed for DeepGEMM; all other weights
     are declared as a checkpoint has them.
     """
-    # By identity: latent attention holds a projection under two names once it has computed.
-    named = model.named_parameters(remove_duplicate=False)
-    declared = {id(scale) for name, scale in named if name in packed}
+    # Latent attention holds a projection under two names once it has computed.
+    declared = parameters_called(model, packed)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for path, module in submodules(model):
         reason = _reason(module)

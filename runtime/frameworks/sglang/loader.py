@@ -39,11 +39,10 @@ from tranship.runtime.transports.named import connect_receiver
 from tranship.runtime.transports.protocol import World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError, Location
-from tranship.schema.expand import declared_ranks, expand
+from tranship.schema.expand import declared_buffers
 from tranship.schema.layouts import PACKED_SCALES
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
-from tranship.schema.records import BufferRecord
 
 _ATTRIBUTE = "_tranship_session"
 """Where a model keeps its session: with the model it goes, too."""
@@ -112,7 +111,7 @@ def _bind(model: nn.Module, order: Bind) -> None:
     where = location(Side.RECEIVER, rank)
     plan = _committed(order.plan, TransferPlan)
     manifest = _committed(order.manifest, Manifest)
-    declared = {record.name: record.layout for record in _declared(manifest, rank)}
+    declared = {record.name: record.layout for record in declared_buffers(manifest, rank)}
     packed = frozenset(name for name, layout in declared.items() if layout == PACKED_SCALES)
     if findings := find_unfit(model, where, packed):
         raise DiagnosticError(findings)
@@ -159,11 +158,6 @@ def _committed(file: CommittedFile, model: type[Model]) -> Model:
         )
         raise DiagnosticError([found])
     return document.value
-
-
-def _declared(manifest: Manifest, rank: int) -> tuple[BufferRecord, ...]:
-    """Return what is declared of a rank; nothing if there is no such rank."""
-    return expand(manifest, [rank]).buffers if rank in declared_ranks(manifest) else ()
 
 
 def _declared_once(

@@ -171,9 +171,7 @@ def _pieces(live: Mapping[str, LiveTensor], trace: Trace) -> dict[str, tuple[Pie
 
 
 def _piece(write: Write, buffer_strides: Ints) -> PieceRecord:
-    """Spell out a write; a dim of extent 1 gets the stride of the buffer's dim at its place."""
     box, rank = write.box, len(write.box.start)
-    natural = ((0,) * rank + buffer_strides)[-rank:] if rank else ()
     is_scale = write.source.endswith(SCALE_SUFFIX)
     return PieceRecord(
         tensor=write.source.removesuffix(SCALE_SUFFIX),
@@ -182,12 +180,17 @@ def _piece(write: Write, buffer_strides: Ints) -> PieceRecord:
         extent=box.extent,
         step=box.step,
         offset=box.offset,
-        strides=tuple(
-            by if extent > 1 else default
-            for by, extent, default in zip(box.strides, box.extent, natural, strict=True)
-        ),
+        strides=piece_strides(box.strides, box.extent, buffer_strides),
         origin=(0,) * rank,
     )
+
+
+def piece_strides(strides: Ints, extent: Ints, buffer_strides: Ints) -> Ints:
+    """Spell out a piece's strides: a dim of extent 1 gets that of the buffer's dim at its place."""
+    rank = len(extent)
+    natural = ((0,) * rank + buffer_strides)[-rank:] if rank else ()
+    steps = zip(strides, extent, natural, strict=True)
+    return tuple(by if size > 1 else default for by, size, default in steps)
 
 
 def _role(loaded: _Loaded, name: str, original: str) -> RoleRecord:

@@ -8,9 +8,10 @@ so by an update, which quantizes once where loading quantizes twice.
 
 import math
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tranship.runtime.bind import location
+from tranship.runtime.frameworks.tracing.declare import piece_strides
 from tranship.runtime.frameworks.tracing.request import DeepGemm
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
 from tranship.schema.dtypes import DType
@@ -83,46 +84,30 @@ def _packed(record: BufferRecord, codes: Ints) -> BufferRecord:
     *outer, rows, columns = record.shape
     width = declared_scales(codes)[-1]
     shape = (*outer, rows, width)
-    moves = _Moves(record.shape, record.strides, contiguous_strides(shape))
-    fills = [moves.fill(fill) for fill in record.fills]
+    strides = contiguous_strides(shape)
+
+    def moved(offset: int) -> int:
+        """Return where an element comes to be in wider rows, or how far a step goes then."""
+        row, column = divmod(offset, max(columns, 1))
+        return row * width + column
+
+    def moved_piece(piece: PieceRecord) -> PieceRecord:
+        steps = piece_strides(tuple(map(moved, piece.strides)), piece.extent, strides)
+        return replace(piece, offset=moved(piece.offset), strides=steps)
+
+    fills = [
+        replace(fill, offset=moved(fill.offset), strides=tuple(map(moved, fill.strides)))
+        for fill in record.fills
+    ]
     sizes = (*outer, rows, width - columns)
     if math.prod(sizes):
-        fills.append(FillRecord(columns, sizes, moves.strides, 0))
+        fills.append(FillRecord(columns, sizes, strides, 0))
     return replace(
         record,
         dtype=DType.F8E8M0FNU,
         layout=PACKED_SCALES,
         shape=shape,
-        strides=moves.strides,
-        pieces=tuple(sorted(map(moves.piece, record.pieces))),
+        strides=strides,
+        pieces=tuple(sorted(map(moved_piece, record.pieces))),
         fills=tuple(sorted(fills)),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Moves:
-    """Where elements of a buffer come to be when it has other strides; all count elements."""
-
-    shape: Ints
-    before: Ints
-    strides: Ints
-
-    def __call__(self, offset: int) -> int:
-        """Return where the element at an offset comes to be, or how far a step goes then."""
-        old = zip(self.before, self.shape, strict=True)
-        places = (offset // by % max(size, 1) for by, size in old)
-        return sum(place * by for place, by in zip(places, self.strides, strict=True))
-
-    def piece(self, piece: PieceRecord) -> PieceRecord:
-        """Return a piece where it comes to be; a dim of extent 1 gets the stride at its place."""
-        rank = len(piece.extent)
-        natural = ((0,) * rank + self.strides)[-rank:] if rank else ()
-        steps = zip(piece.strides, piece.extent, natural, strict=True)
-        strides = tuple(self(by) if extent > 1 else default for by, extent, default in steps)
-        return replace(piece, offset=self(piece.offset), strides=strides)
-
-    def fill(self, fill: FillRecord) -> FillRecord:
-        """Return a region where it comes to be."""
-        return replace(
-            fill, offset=self(fill.offset), strides=tuple(self(by) for by in fill.strides)
-        )

@@ -24,7 +24,7 @@ from tranship.runtime.transports.named import TRANSPORTS, connect_receiver
 from tranship.runtime.transports.protocol import World
 from tranship.schema.codec import load
 from tranship.schema.diagnostics import Diagnostic, DiagnosticError
-from tranship.schema.expand import declared_ranks, expand
+from tranship.schema.expand import declared_buffers, expand
 from tranship.schema.manifest import Manifest, Side
 from tranship.schema.plan import TransferPlan
 from tranship.schema.records import BufferRecord
@@ -91,7 +91,7 @@ class TranshipWeightTransferEngine(_base.WeightTransferEngine):
         self.shutdown()
         rank = init_info.first_rank + self._rank()
         manifest = load(init_info.manifest, Manifest).value
-        declared = expand(manifest, [rank] if rank in declared_ranks(manifest) else []).buffers
+        declared = declared_buffers(manifest, rank)
         if findings := list(self._unfit(init_info, rank, declared)):
             raise DiagnosticError(findings)
         plan = load(init_info.plan, TransferPlan).value

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from tranship.runtime.live import submodules
+from tranship.runtime.live import parameters_called, submodules
 from tranship.schema.diagnostics import Diagnostic, Location
 
 _DEEPGEMM = "DeepGemmFp8BlockScaledMMKernel"
@@ -95,9 +95,7 @@ def find_reworked(
     `powers_of_two` are the names of the codes whose scales are declared as such. DeepGEMM takes
     others for exponents alone; whether it holds them packed is seen when they are bound.
     """
-    # By identity: a module may be held under several names, of which one is declared.
-    named = model.named_parameters(remove_duplicate=False)
-    declared = {id(codes) for name, codes in named if name in powers_of_two}
+    declared = parameters_called(model, powers_of_two)
     for path, module in submodules(model):
         if path[-1:] == ("quant_method",):
             continue  # some methods are modules, and looked at with their layers
